@@ -1,0 +1,414 @@
+"""Measures peers against each other: checked first, then timed in turn, in one process.
+
+A *case* is one task at one size. Its *peers* do the same task: ours, plain PyTorch, torch.compile,
+or a floor. Peers of one family are variants of one idea (three ways to write a loss in eager
+PyTorch); the fastest one stands for the family. Before anything is timed, every peer's results are
+compared with a float64 reference. Then each round runs every peer once, in an order that rotates,
+so that a slow moment of the machine meets them all. Times are medians over rounds; a ratio is given
+both of medians and as the median of the rounds' ratios.
+
+What must be set before a process starts (the allocator) or before torch compiles (threads) gets a
+worker process of its own: see SETTINGS.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import itertools
+import math
+import os
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench import results
+from bench.results import BenchError
+
+#: Environment of a worker process per allocator setting. "warm" keeps freed memory in the process,
+#: as a long-running server or a user who set these variables has it; "default" is glibc's choice,
+#: which gives blocks above 32 MiB back at once and so faults every page of a fresh gradient anew.
+ALLOCATORS: dict[str, dict[str, str]] = {
+    "default": {},
+    "warm": {
+        "MALLOC_MMAP_THRESHOLD_": str(4 << 30),
+        "MALLOC_TRIM_THRESHOLD_": str(8 << 30),
+        "MALLOC_TOP_PAD_": str(64 << 20),
+    },
+}
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What our time should be against a family of peers."""
+
+    peer: str
+    value: float
+    #: "ratio": peer / ours at least value; "excess": ours - peer at most value microseconds.
+    compare: str = "ratio"
+    #: Allocator settings that the goal is set for.
+    allocators: tuple[str, ...] = ("default", "warm")
+
+    def met(self, score: float) -> bool:
+        return score >= self.value if self.compare == "ratio" else score <= self.value
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One way to do the task."""
+
+    family: str
+    variant: str
+    #: One step. What it returns is dropped before the next step.
+    step: Callable[[], object]
+    #: The tensors that a step made, to be checked; None for a floor, which computes nothing.
+    outputs: Callable[[], Sequence[Tensor]] | None
+
+
+@dataclass(frozen=True)
+class Task:
+    """A case with its inputs in memory."""
+
+    peers: Sequence[Peer]
+    #: Exact results, in float64, in the order of the peers' outputs.
+    expected: Callable[[], Sequence[Tensor]]
+    rtol: float = 1e-4
+    #: Relative to the largest element of each expected tensor.
+    atol: float = 1e-5
+
+
+@dataclass(frozen=True)
+class Case:
+    """One task at one size; `make` is called in the process that measures."""
+
+    suite: str
+    op: str
+    mode: str
+    rows: int
+    columns: int
+    make: Callable[[], Task]
+    goals: tuple[Goal, ...] = ()
+    allocators: tuple[str, ...] = ("default", "warm")
+    dtype: str = "float32"
+    #: Bytes that the task has to read and to write, if memory is its floor.
+    reads: int = 0
+    writes: int = 0
+
+    @property
+    def name(self) -> str:
+        return f"{self.op} {self.mode} {self.rows}x{self.columns}"
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure."""
+
+    rounds: int = 31
+    #: Seconds that a peer runs in each round, at least one step.
+    slice: float = 0.01
+    #: Rounds that choose the best variant of each family.
+    heats: int = 5
+
+
+QUICK = Effort(rounds=5, slice=0.002, heats=2)
+FULL = Effort()
+
+
+@dataclass
+class Timing:
+    """Seconds a step, one entry per round."""
+
+    peer: Peer
+    inner: int
+    seconds: list[float] = field(default_factory=list)
+    faults: float = 0.0
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+    def quantile(self, q: float) -> float:
+        ordered = sorted(self.seconds)
+        at = q * (len(ordered) - 1)
+        low = math.floor(at)
+        high = min(low + 1, len(ordered) - 1)
+        return ordered[low] + (at - low) * (ordered[high] - ordered[low])
+
+
+# --- correctness first ----------------------------------------------------------------------------
+
+
+def check(task: Task) -> list[Peer]:
+    """The peers that run, each with the right results; a peer that can't run is left out.
+
+    Raises:
+        BenchError: a peer gives a wrong result, or ours does not run.
+    """
+    expected = [tensor.detach().double() for tensor in task.expected()]
+    sound = []
+    for peer in task.peers:
+        name = f"{peer.family} ({peer.variant})"
+        try:
+            peer.step()
+            outputs = None if peer.outputs is None else [t.detach() for t in peer.outputs()]
+        except Exception as error:
+            if peer.family == "ours":
+                raise BenchError(f"{name} does not run: {error}") from error
+            print(f"    left out: {name}: {str(error).splitlines()[0]}", file=sys.stderr)
+            continue
+        if outputs is not None:
+            _compare(name, outputs, expected, task)
+        sound.append(peer)
+    return sound
+
+
+def _compare(name: str, outputs: list[Tensor], expected: list[Tensor], task: Task) -> None:
+    if len(outputs) != len(expected):
+        raise BenchError(f"{name} gives {len(outputs)} results, expected {len(expected)}")
+    for i, (output, exact) in enumerate(zip(outputs, expected, strict=True)):
+        if output.shape != exact.shape:
+            raise BenchError(
+                f"{name}: result {i} has shape {tuple(output.shape)}, "
+                f"expected {tuple(exact.shape)}"
+            )
+        scale = float(exact.abs().max()) if exact.numel() else 0.0
+        error = (output.double() - exact).abs()
+        wrong = ~(error <= task.atol * scale + task.rtol * exact.abs())
+        if bool(wrong.any()):
+            raise BenchError(
+                f"{name}: result {i} is wrong in {int(wrong.sum())} of {exact.numel()} elements, "
+                f"largest error {float(error.nan_to_num(math.inf).max()):.3g} at scale {scale:.3g}"
+            )
+
+
+# --- timing ---------------------------------------------------------------------------------------
+
+
+def _run(step: Callable[[], object], inner: int) -> float:
+    clock = time.perf_counter
+    start = clock()
+    for _ in itertools.repeat(None, inner):
+        step()
+    return (clock() - start) / inner
+
+
+def calibrate(peer: Peer, seconds: float) -> int:
+    """How many steps fill that many seconds."""
+    inner = 1
+    while True:
+        taken = _run(peer.step, inner)
+        if taken * inner >= seconds / 2 or inner >= 1_000_000:
+            return max(1, round(seconds / taken)) if taken > 0 else inner
+        inner *= 4
+
+
+def interleave(peers: Sequence[Peer], rounds: int, seconds: float) -> list[Timing]:
+    """Times the peers round by round, each in turn, the first one moving back every round."""
+    timings = [Timing(peer, calibrate(peer, seconds)) for peer in peers]
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        for round_ in range(rounds):
+            for i in range(len(timings)):
+                timing = timings[(i + round_) % len(timings)]
+                timing.peer.step()  # untimed: drops what the peer before left behind
+                before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+                timing.seconds.append(_run(timing.peer.step, timing.inner))
+                after = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+                timing.faults += (after - before) / timing.inner / rounds
+    finally:
+        if enabled:
+            gc.enable()
+    return timings
+
+
+def best_variants(peers: Sequence[Peer], effort: Effort) -> list[Peer]:
+    """The fastest peer of each family, in the order in which the families appear."""
+    families: dict[str, list[Peer]] = {}
+    for peer in peers:
+        families.setdefault(peer.family, []).append(peer)
+    if all(len(members) == 1 for members in families.values()):
+        return list(peers)
+    timings = interleave(peers, effort.heats, effort.slice)
+    best = {}
+    for timing in timings:
+        family = timing.peer.family
+        if family not in best or timing.median < best[family].median:
+            best[family] = timing
+    return [best[family].peer for family in families]
+
+
+def extra_memory(peer: Peer) -> float | None:
+    """MiB that a step needs above what is resident before it; None where Linux can't say."""
+    status, refs = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    gc.collect()
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+        refs.write_text("5")  # resets the high-water mark
+    except (OSError, AttributeError):
+        return None
+
+    def field_kib(name: str) -> int:
+        for line in status.read_text().splitlines():
+            if line.startswith(name + ":"):
+                return int(line.split()[1])
+        raise OSError(name)
+
+    try:
+        before = field_kib("VmRSS")
+        kept = peer.step()
+        peak = field_kib("VmHWM")
+        del kept
+    except OSError:
+        return None
+    return max(0.0, (peak - before) / 1024)
+
+
+# --- one case -------------------------------------------------------------------------------------
+
+
+def limit_seconds(case: Case, limits: Mapping[str, float]) -> float | None:
+    """The time that the machine needs to move the case's bytes: copied as far as they pair up."""
+    if not case.reads and not case.writes:
+        return None
+    if not {"read", "copy_stream", "write_stream"} <= limits.keys():
+        return None
+    paired = min(case.reads, case.writes)
+    time_ = 2 * paired / limits["copy_stream"]
+    time_ += (case.reads - paired) / limits["read"] + (case.writes - paired) / limits["write_stream"]
+    return time_ * 1e-9
+
+
+def measure(
+    case: Case, allocator: str, threads: int, limits: Mapping[str, float], effort: Effort
+) -> list[dict[str, Any]]:
+    """The rows of one case: checks the peers, finds the best variants, times them.
+
+    Raises:
+        BenchError: a peer's result is wrong.
+    """
+    task = case.make()
+    sound = check(task)
+    memory = {id(peer): extra_memory(peer) for peer in sound}
+    timings = interleave(best_variants(sound, effort), effort.rounds, effort.slice)
+    ours = next(t for t in timings if t.peer.family == "ours")
+    floor = limit_seconds(case, limits)
+    moved = case.reads + case.writes
+    rows = []
+    for timing in timings:
+        peer = timing.peer
+        row: dict[str, Any] = {
+            "suite": case.suite, "case": case.name, "op": case.op, "mode": case.mode,
+            "rows": case.rows, "columns": case.columns, "dtype": case.dtype,
+            "threads": threads, "allocator": allocator,
+            "peer": peer.family, "variant": peer.variant,
+            "median_us": 1e6 * timing.median,
+            "p20_us": 1e6 * timing.quantile(0.2), "p80_us": 1e6 * timing.quantile(0.8),
+            "rounds": len(timing.seconds), "inner": timing.inner,
+            "peak_mib": memory[id(peer)], "faults": timing.faults,
+        }  # fmt: skip
+        if floor is not None:
+            row |= {
+                "bytes": moved,
+                "gbps": 1e-9 * moved / timing.median,
+                "of_limit": floor / timing.median,
+                "limit": 1e-9 * moved / floor,
+            }
+        if timing is not ours:
+            row |= _score(case, allocator, timing, ours)
+        rows.append(row)
+    return rows
+
+
+def _score(case: Case, allocator: str, timing: Timing, ours: Timing) -> dict[str, Any]:
+    goals = [goal for goal in case.goals if goal.peer == timing.peer.family]
+    compare = goals[0].compare if goals else "ratio"
+    pairs = list(zip(timing.seconds, ours.seconds, strict=True))
+    if compare == "ratio":
+        score = timing.median / ours.median
+        by_round = statistics.median(theirs / own for theirs, own in pairs)
+    else:
+        score = 1e6 * (ours.median - timing.median)
+        by_round = 1e6 * statistics.median(own - theirs for theirs, own in pairs)
+    wanted = [goal.value for goal in goals if allocator in goal.allocators]
+    return {
+        "compare": compare,
+        "score": score,
+        "score_rounds": by_round,
+        "goal": max(wanted) if wanted else None,
+    }
+
+
+# --- one worker -----------------------------------------------------------------------------------
+
+
+def finished(path: Path, environment: Mapping[str, Any], quick: bool) -> set[tuple[str, ...]]:
+    """(suite, case, threads, allocator) already measured at this commit and build."""
+    same = {"commit": environment["commit"], "build": environment["build"], "quick": int(quick)}
+    return {
+        (row["suite"], row["case"], row["threads"], row["allocator"])
+        for row in results.read(path)
+        if all(row.get(name) == str(value) for name, value in same.items())
+    }
+
+
+def run_cases(
+    cases: Sequence[Case],
+    allocator: str,
+    threads: int,
+    path: Path,
+    *,
+    quick: bool = False,
+    resume: bool = False,
+    limits: Mapping[str, float] | None = None,
+    progress: Callable[[str], None] = print,
+) -> int:
+    """Measures the cases at one setting and appends each to the CSV as it ends.
+
+    Returns:
+        How many cases failed.
+    """
+    for name, value in ALLOCATORS[allocator].items():
+        if os.environ.get(name) != value:
+            raise BenchError(f"{name} must be set before the process starts: use python -m bench")
+    torch.set_num_threads(threads)
+    environment = results.environment()
+    done = finished(path, environment, quick) if resume else set()
+    failures = 0
+    chosen = [case for case in cases if allocator in case.allocators]
+    for i, case in enumerate(chosen, 1):
+        head = f"[{i}/{len(chosen)}] {allocator}, {threads} threads: {case.name}"
+        if (case.suite, case.name, str(threads), allocator) in done:
+            progress(f"{head}: done before")
+            continue
+        try:
+            rows = measure(case, allocator, threads, limits or {}, QUICK if quick else FULL)
+        except BenchError as error:
+            failures += 1
+            progress(f"{head}: FAILED: {error}")
+            continue
+        stamp = {"date": results.now(), "quick": int(quick), **environment}
+        results.append(path, [stamp | row for row in rows])
+        progress(f"{head}: {_summary(rows)}")
+        torch.compiler.reset()
+        gc.collect()
+    return failures
+
+
+def _summary(rows: Sequence[Mapping[str, Any]]) -> str:
+    ours = next(row for row in rows if row["peer"] == "ours")
+    parts = [f"{ours['median_us']:.4g} us"]
+    for row in rows:
+        if row["peer"] != "ours":
+            unit = "x" if row["compare"] == "ratio" else " us above"
+            parts.append(f"{row['score']:.3g}{unit} {row['peer']}")
+    return ", ".join(parts)

@@ -1,0 +1,37 @@
+// Every operator of the library, made from the list of losses: schemas and kernels per key.
+#include <torch/library.h>
+
+#include "math/formulas.h"
+#include "ops/loss_op.h"
+
+namespace siamcuda::ops {
+namespace {
+
+#define SIAM_DEFINE(F) LossOp<F>::define(m);
+SIAM_TORCH_LIBRARY(SIAM_LIBRARY, m) {
+  SIAM_FOR_EACH_LOSS(SIAM_DEFINE)
+  m.def("empty_op(Tensor x1, Tensor x2) -> Tensor");
+}
+
+// What a call costs before any work is done: the benchmark's floor.
+at::Tensor empty_op(const at::Tensor& x1, const at::Tensor&) {
+  return at::empty({}, x1.options());
+}
+SIAM_TORCH_LIBRARY_IMPL(SIAM_LIBRARY, CompositeExplicitAutograd, m) {
+  m.impl("empty_op", empty_op);
+}
+
+#define SIAM_META(F) LossOp<F>::Fake::implement(m);
+SIAM_TORCH_LIBRARY_IMPL(SIAM_LIBRARY, Meta, m) { SIAM_FOR_EACH_LOSS(SIAM_META) }
+
+#define SIAM_AUTOCAST_CPU(F) LossOp<F>::Autocast<c10::DispatchKey::AutocastCPU>::implement(m);
+SIAM_TORCH_LIBRARY_IMPL(SIAM_LIBRARY, AutocastCPU, m) { SIAM_FOR_EACH_LOSS(SIAM_AUTOCAST_CPU) }
+
+#define SIAM_AUTOCAST_CUDA(F) LossOp<F>::Autocast<c10::DispatchKey::AutocastCUDA>::implement(m);
+SIAM_TORCH_LIBRARY_IMPL(SIAM_LIBRARY, AutocastCUDA, m) { SIAM_FOR_EACH_LOSS(SIAM_AUTOCAST_CUDA) }
+
+#define SIAM_AUTOGRAD(F) LossOp<F>::Autograd::implement(m);
+SIAM_TORCH_LIBRARY_IMPL(SIAM_LIBRARY, Autograd, m) { SIAM_FOR_EACH_LOSS(SIAM_AUTOGRAD) }
+
+}  // namespace
+}  // namespace siamcuda::ops

@@ -1,0 +1,141 @@
+"""The losses as modules: options at construction, tensors at the call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from torch.nn import Module
+
+from siamcuda import functional
+
+__all__ = [
+    "ChopraLoss",
+    "ContrastiveLoss",
+    "SquaredL2",
+    "TripletLoss",
+    "TripletMarginLoss",
+]
+
+
+class _Loss(Module):
+    """Keeps the options of a function and shows them in repr."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.options = options
+        for name, value in options.items():
+            setattr(self, name, value)
+
+    def _current(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.options}
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={value!r}" for name, value in self._current().items())
+
+
+class SquaredL2(Module):
+    """:func:`siamcuda.squared_l2` as a module.
+
+    Example:
+        >>> import torch, siamcuda
+        >>> siamcuda.nn.SquaredL2()(torch.zeros(1, 2), torch.ones(1, 2))
+        tensor([2.])
+    """
+
+    def forward(self, x1: Tensor, x2: Tensor) -> Tensor:
+        """(..., D), (..., D) -> (...)."""
+        return functional.squared_l2(x1, x2)
+
+
+class ContrastiveLoss(_Loss):
+    """:func:`siamcuda.contrastive_loss` as a module.
+
+    Example:
+        >>> import torch, siamcuda
+        >>> loss = siamcuda.nn.ContrastiveLoss(margin=2.0)
+        >>> loss(torch.zeros(1, 4), torch.ones(1, 4), torch.tensor([0]))
+        tensor(4.)
+    """
+
+    def __init__(
+        self, margin: float = 1.0, similar_label: int = 0, reduction: str = "mean"
+    ) -> None:
+        super().__init__(margin=margin, similar_label=similar_label, reduction=reduction)
+
+    def forward(self, x1: Tensor, x2: Tensor, target: Tensor) -> Tensor:
+        """(..., D), (..., D), (...) -> 0-d or (...)."""
+        return functional.contrastive_loss(x1, x2, target, **self._current())  # type: ignore[no-any-return]
+
+
+class ChopraLoss(_Loss):
+    """:func:`siamcuda.chopra_loss` as a module.
+
+    Example:
+        >>> import torch, siamcuda
+        >>> loss = siamcuda.nn.ChopraLoss(q=2.0, energy="l1")
+        >>> loss(torch.zeros(1, 2), torch.ones(1, 2), torch.tensor([0]))
+        tensor(4.)
+    """
+
+    def __init__(
+        self,
+        q: float = 2.0,
+        energy: str = "l2",
+        similar_label: int = 0,
+        reduction: str = "mean",
+    ) -> None:
+        super().__init__(q=q, energy=energy, similar_label=similar_label, reduction=reduction)
+
+    def forward(self, x1: Tensor, x2: Tensor, target: Tensor) -> Tensor:
+        """(..., D), (..., D), (...) -> 0-d or (...)."""
+        return functional.chopra_loss(x1, x2, target, **self._current())  # type: ignore[no-any-return]
+
+
+class TripletLoss(_Loss):
+    """:func:`siamcuda.triplet_loss` as a module.
+
+    Example:
+        >>> import torch, siamcuda
+        >>> a, p, n = torch.zeros(1, 2), torch.ones(1, 2), torch.ones(1, 2)
+        >>> siamcuda.nn.TripletLoss(margin=0.5)(a, p, n)
+        tensor(0.5000)
+    """
+
+    def __init__(
+        self,
+        margin: float = 0.2,
+        squared: bool = True,
+        soft: bool = False,
+        reduction: str = "mean",
+    ) -> None:
+        super().__init__(margin=margin, squared=squared, soft=soft, reduction=reduction)
+
+    def forward(self, anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+        """(..., D) three times -> 0-d or (...)."""
+        return functional.triplet_loss(anchor, positive, negative, **self._current())  # type: ignore[no-any-return]
+
+
+class TripletMarginLoss(_Loss):
+    """:func:`siamcuda.triplet_margin_loss` as a module, with torch.nn.TripletMarginLoss's options.
+
+    Example:
+        >>> import torch, siamcuda
+        >>> a, p, n = torch.zeros(1, 2), torch.ones(1, 2), torch.ones(1, 2)
+        >>> siamcuda.nn.TripletMarginLoss()(a, p, n)
+        tensor(1.)
+    """
+
+    def __init__(
+        self,
+        margin: float = 1.0,
+        p: float = 2.0,
+        eps: float = 1e-6,
+        swap: bool = False,
+        reduction: str = "mean",
+    ) -> None:
+        super().__init__(margin=margin, p=p, eps=eps, swap=swap, reduction=reduction)
+
+    def forward(self, anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+        """(..., D) three times -> 0-d or (...)."""
+        return functional.triplet_margin_loss(anchor, positive, negative, **self._current())

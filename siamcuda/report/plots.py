@@ -1,0 +1,136 @@
+"""Training curve, distance histogram and ROC, each drawn to PNG bytes.
+
+Figures are built without pyplot, so no window system and no global state of matplotlib is touched.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from siamcuda.verification import VerificationReport
+
+__all__ = ["distance_histogram", "roc", "training_curve"]
+
+_GENUINE, _IMPOSTOR, _NEUTRAL = "#1b7f5c", "#c8553d", "#44546a"
+_PROTOCOLS = ("#2f5d9b", "#d08a1d", "#7a4b94")
+
+
+def training_curve(
+    loss: Sequence[float], genuine: Sequence[float], impostor: Sequence[float], title: str
+) -> bytes:
+    """Draw loss and mean energies by epoch, all sequences of one length."""
+    figure, (left, right) = _axes(2, title)
+    epochs = np.arange(1, len(loss) + 1)
+    marker = "o" if len(loss) == 1 else None
+    left.plot(epochs, loss, color=_NEUTRAL, marker=marker)
+    left.set(xlabel="epoch", ylabel="Chopra loss, mean of a pair", ylim=(0, None))
+    right.plot(epochs, impostor, color=_IMPOSTOR, marker=marker, label="impostor pairs")
+    right.plot(epochs, genuine, color=_GENUINE, marker=marker, label="genuine pairs")
+    right.set(xlabel="epoch", ylabel="mean energy of the training pairs", ylim=(0, None))
+    right.legend(frameon=False)
+    return _png(figure)
+
+
+def distance_histogram(
+    trials: Mapping[str, tuple[NDArray[np.floating], NDArray[np.floating]]],
+    thresholds: Mapping[str, Mapping[float, float]],
+    title: str,
+) -> bytes:
+    """Draw genuine and impostor distances, one panel a protocol.
+
+    Args:
+        trials: protocol -> (genuine, impostor) distances.
+        thresholds: protocol -> {FAR: threshold}, drawn as lines; leave a protocol out for none.
+        title: heading of the figure.
+    """
+    figure, panels = _axes(len(trials), title)
+    for axes, (protocol, (genuine, impostor)) in zip(panels, trials.items(), strict=True):
+        finite = np.concatenate([genuine, impostor])
+        finite = finite[np.isfinite(finite)]
+        bins = np.linspace(0, max(float(finite.max(initial=0)) * 1.02, 1e-6), 41)
+        for values, colour, name in (
+            (impostor, _IMPOSTOR, "impostor"),
+            (genuine, _GENUINE, "genuine"),
+        ):
+            weights = np.full(len(values), 100 / max(len(values), 1))
+            axes.hist(values, list(bins), weights=weights, color=colour, alpha=0.55,
+                      label=f"{name}, {len(values):,}")  # fmt: skip
+        top = axes.get_ylim()[1] * 1.18
+        axes.set_ylim(0, top)
+        lines = sorted(
+            (t, far) for far, t in thresholds.get(protocol, {}).items() if np.isfinite(t)
+        )
+        for threshold, far in lines:
+            axes.axvline(threshold, color=_NEUTRAL, linewidth=1, linestyle="--")
+            side = "right" if threshold == lines[0][0] else "left"  # labels stay off each other
+            axes.text(threshold, top * 0.985, f" FAR {100 * far:g} % ", rotation=90, fontsize=7,
+                      color=_NEUTRAL, ha=side, va="top")  # fmt: skip
+        axes.set(xlabel="distance", ylabel="share of the trials, %", title=protocol)
+        axes.legend(frameon=False, loc="upper left", fontsize=8)
+    return _png(figure)
+
+
+def roc(
+    reports: Mapping[str, Sequence[VerificationReport]],
+    published: Mapping[float, float],
+    title: str,
+) -> bytes:
+    """Draw true accept rate against false accept rate, FAR on a logarithmic axis.
+
+    Args:
+        reports: protocol -> one report a split; several are drawn thin, with their mean on top.
+        published: {FAR: FRR} of the paper, drawn as points; may be empty.
+        title: heading of the figure.
+    """
+    figure, (axes,) = _axes(1, title)
+    least = 1e-3
+    grid = np.geomspace(least, 1, 400)
+    lowest = 1.0
+    for colour, (protocol, splits) in zip(_PROTOCOLS, reports.items(), strict=False):
+        steps = np.stack([_true_accepts(report, grid) for report in splits])
+        mean = steps.mean(0)
+        if len(splits) > 1:
+            axes.plot(100 * grid, 100 * steps.T, color=colour, linewidth=0.6, alpha=0.3)
+        name = f"{protocol}, mean of {len(splits)} splits" if len(splits) > 1 else protocol
+        eer = np.mean([report.eer for report in splits])
+        axes.plot(100 * grid, 100 * mean, color=colour, linewidth=2,
+                  label=f"{name} (EER {100 * eer:.1f} %)")  # fmt: skip
+        lowest = min(lowest, float(mean[0]))
+    if published:
+        axes.plot([100 * far for far in published], [100 - 100 * frr for frr in published.values()],
+                  "kD", markersize=5, label="Chopra, Hadsell, LeCun 2005", zorder=5)  # fmt: skip
+    axes.set(xscale="log", xlim=(100 * least, 100), ylim=(100 * max(0.0, lowest - 0.05), 100.8),
+             xlabel="false accept rate, %", ylabel="true accept rate, %")  # fmt: skip
+    axes.set_xticks([0.1, 1, 5, 10, 100], ["0.1", "1", "5", "10", "100"])
+    axes.minorticks_off()
+    axes.grid(alpha=0.25)
+    axes.legend(loc="lower right", framealpha=0.9, edgecolor="none")
+    return _png(figure)
+
+
+def _true_accepts(report: VerificationReport, grid: NDArray[np.float64]) -> NDArray[np.float64]:
+    curve = report.roc()  # a step function: the last threshold whose FAR does not pass the grid's
+    values: NDArray[np.float64] = curve.rate[np.searchsorted(curve.far, grid, side="right") - 1]
+    return values
+
+
+def _axes(panels: int, title: str) -> tuple[Figure, list[Axes]]:
+    width = 6.4 if panels == 1 else 4.6 * panels
+    figure = Figure(figsize=(width, 4.2 if panels == 1 else 3.6), layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    axes = list(figure.subplots(1, panels, squeeze=False)[0])
+    for one in axes:
+        one.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
+    return buffer.getvalue()

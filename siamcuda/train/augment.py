@@ -1,0 +1,89 @@
+"""Random views of a batch of faces, in one grid_sample call.
+
+The grid has the encoder's size and reads the full-size image directly: with no distortion a grid
+of half the size falls between four pixels each, so it yields exactly the mean of 2x2 blocks.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+__all__ = ["Augmentation", "random_views", "resize"]
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How far a random view may lie from the picture; every range is symmetric around none."""
+
+    rotate: float = 10.0  # degrees
+    shift: float = 0.05  # of the width and height
+    scale: float = 0.1  # of the size, each axis also by half of that alone
+    shear: float = 0.1
+    gamma: float = 0.3  # exponent e^(+-gamma) on intensities in [0, 1]
+    noise: float = 0.03  # standard deviation, drawn per image from [0, noise]
+    erase: float = 0.3  # chance that a rectangle of up to 40 % of each side is greyed out
+    flip: float = 0.5  # chance of a mirror image
+
+
+def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bring uint8 images (N, H, W) to (N, 1, *size) floats in [0, 1] without any distortion."""
+    pixels = images[:, None].to(torch.float32) / 255
+    identity = torch.eye(2, 3).expand(len(images), 2, 3)
+    return _sample(pixels, identity, size)
+
+
+def random_views(
+    images: Tensor, size: tuple[int, int], settings: Augmentation, generator: torch.Generator
+) -> Tensor:
+    """Draw one random view of each uint8 image: (N, H, W) -> (N, 1, *size) floats in [0, 1]."""
+    n = len(images)
+    height, width = size
+
+    def symmetric(*shape: int) -> Tensor:
+        return torch.rand(n, *shape, generator=generator) * 2 - 1
+
+    def chance(p: float) -> Tensor:
+        return torch.rand(n, generator=generator) < p
+
+    angle = symmetric() * math.radians(settings.rotate)
+    cos, sin = angle.cos(), angle.sin()
+    zoom = torch.exp(settings.scale * (symmetric(1) + 0.5 * symmetric(2)))  # (n, 2): x, y
+    shear = symmetric() * settings.shear
+    mirror = torch.where(chance(settings.flip), -1.0, 1.0)
+    aspect = width / height  # grid coordinates run from -1 to 1 on both axes
+    turn = torch.stack(
+        [torch.stack([cos, -sin / aspect], 1), torch.stack([sin * aspect, cos], 1)], 1
+    )
+    ones, zeros = torch.ones(n), torch.zeros(n)
+    slant = torch.stack([torch.stack([ones, shear], 1), torch.stack([zeros, ones], 1)], 1)
+    linear = turn @ slant * zoom[:, None, :]
+    linear[:, :, 0] *= mirror[:, None]
+    offset = symmetric(2) * 2 * settings.shift
+    affine = torch.cat([linear, offset[:, :, None]], 2)  # (n, 2, 3)
+
+    pixels = images[:, None].to(torch.float32) / 255
+    views = _sample(pixels, affine, size)
+    gamma = torch.exp(symmetric(1, 1, 1) * settings.gamma)
+    views = views.clamp(min=1e-4) ** gamma
+    strength = torch.rand(n, 1, 1, 1, generator=generator) * settings.noise
+    views = views + strength * torch.randn(n, 1, height, width, generator=generator)
+
+    centre = torch.rand(n, 2, generator=generator)
+    half = 0.05 + 0.15 * torch.rand(n, 2, generator=generator)
+    rows = (torch.arange(height) + 0.5) / height
+    columns = (torch.arange(width) + 0.5) / width
+    inside = ((rows - centre[:, :1]).abs() < half[:, :1])[:, :, None] & (
+        (columns - centre[:, 1:]).abs() < half[:, 1:]
+    )[:, None, :]
+    erased = (inside & chance(settings.erase)[:, None, None])[:, None]
+    return torch.where(erased, views.mean((1, 2, 3), keepdim=True), views)
+
+
+def _sample(pixels: Tensor, affine: Tensor, size: tuple[int, int]) -> Tensor:
+    grid = functional.affine_grid(affine, [len(pixels), 1, *size], align_corners=False)
+    return functional.grid_sample(pixels, grid, padding_mode="border", align_corners=False)

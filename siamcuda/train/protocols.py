@@ -1,0 +1,68 @@
+"""Turning embeddings of test people into genuine and impostor distances.
+
+``pair``      every two pictures. Genuine: two of one person. Impostor: two of two people.
+``enrolled``  a person's first ``ENROLLED`` pictures are that person's model; every other picture is
+              a probe, compared with the model of every person by the distance to the model's
+              nearest picture. Genuine: the probe's own model (the probe is never part of it).
+              Impostor: each other person's model.
+
+Five people with ten pictures give 225 + 1000 pairs, and 25 genuine + 100 impostor trials.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from siamcuda.train.augment import resize
+from siamcuda.train.encoders import INPUT_SIZE
+
+__all__ = ["ENROLLED", "Trials", "embed", "enrolled_trials", "pair_trials"]
+
+#: Pictures in the model of a person.
+ENROLLED = 5
+
+
+class Trials(NamedTuple):
+    """Distances of the genuine and of the impostor trials."""
+
+    genuine: Tensor  # (G,)
+    impostor: Tensor  # (I,)
+
+
+@torch.inference_mode()
+def embed(encoder: nn.Module, images: Tensor) -> Tensor:
+    """Embed uint8 images (N, H, W): the mean of the embeddings of a picture and its mirror image.
+
+    Returns (N, D) float32.
+    """
+    faces = resize(images, INPUT_SIZE)
+    embeddings: Tensor = (encoder(faces) + encoder(faces.flip(3))) / 2
+    return embeddings
+
+
+def pair_trials(embeddings: Tensor, labels: Tensor, p: float = 2.0) -> Trials:
+    """Compare every two pictures once, by the L1 or L2 distance of their embeddings."""
+    i, j = torch.triu_indices(len(labels), len(labels), offset=1)
+    distance = (embeddings[i] - embeddings[j]).norm(p=p, dim=1)
+    same = labels[i] == labels[j]
+    return Trials(distance[same], distance[~same])
+
+
+def enrolled_trials(embeddings: Tensor, labels: Tensor, p: float = 2.0) -> Trials:
+    """Compare every probe with every person's model: the distance to its nearest picture."""
+    people = sorted(set(labels.tolist()))
+    enrolled = torch.zeros(len(labels), dtype=torch.bool)
+    for person in people:
+        enrolled[torch.nonzero(labels == person)[:ENROLLED, 0]] = True
+    probes, probe_labels = embeddings[~enrolled], labels[~enrolled]
+    columns = []
+    for person in people:
+        model = embeddings[enrolled & (labels == person)]  # (ENROLLED, D)
+        distances = (probes[:, None] - model).norm(p=p, dim=2)
+        columns.append(distances.min(1).values)
+    distance = torch.stack(columns, 1)  # (probes, people)
+    own = probe_labels[:, None] == torch.tensor(people)
+    return Trials(distance[own], distance[~own])

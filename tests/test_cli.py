@@ -1,0 +1,99 @@
+"""The command line: what it prints, what it returns, what it imports."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import siamcuda
+from siamcuda.cli import main
+
+
+def test_info_says_what_build_info_says(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(siamcuda.build_info()))
+    assert main(["info"]) == 0
+    text = capsys.readouterr().out
+    for name in siamcuda.build_info():
+        assert name in text
+
+
+def test_info_needs_the_core_alone() -> None:
+    script = (
+        "import sys\n"
+        "for name in ('tyro', 'tqdm', 'matplotlib', 'PIL', 'safetensors'):\n"
+        "    sys.modules[name] = None\n"  # importing one of these now fails
+        "from siamcuda.cli import main\n"
+        "assert main(['info']) == 0\n"
+        "assert not {'siamcuda.train', 'siamcuda.report'} & set(sys.modules)\n"
+        "sys.exit(main(['train', 'chopra-faces']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert "siamcuda train needs tyro: pip install" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["nothing"], ["train"], ["train", "resnet"], ["info", "-x"]]
+)
+def test_unknown_commands_are_refused(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert "usage: siamcuda" in capsys.readouterr().err
+
+
+def test_train_explains_its_options(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("tyro")
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "chopra-faces", "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    for option in ("--out", "--splits", "--q", "--epochs", "--encoder", "--rotate"):
+        assert option in text
+
+
+def test_train_prints_the_table_beside_the_papers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tyro")
+    from siamcuda.train.recipes import chopra_faces
+
+    figures = {"eer": 0.012, "auc": 0.99, "frr_at_far": {"0.1": 0.0, "0.075": 0.04, "0.05": 0.08}}
+    metrics = {"pair": figures, "enrolled": figures, "splits": 1, "seconds": 12.3}
+    metrics |= {"people_train": 35, "people_test": 5}
+    asked: list[chopra_faces.ChopraFaces] = []
+    monkeypatch.setattr(chopra_faces, "run", lambda options: asked.append(options) or metrics)
+    command = ["train", "chopra-faces", "--out", str(tmp_path), "--q", "1.5", "--splits", "4"]
+    assert main([*command, "--rotate", "3"]) == 0
+    assert (asked[0].train.q, asked[0].splits, asked[0].train.augment.rotate) == (1.5, 4, 3.0)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].split()[-3:] == ["0.0", "1.0", "1.0"]
+    assert lines[3].split()[-5:] == ["0.0", "4.0", "8.0", "1.2", "0.9900"]
+
+    def interrupted(options: chopra_faces.ChopraFaces) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(chopra_faces, "run", interrupted)
+    assert main(command) == 130
+    assert "the same command goes on from here" in capsys.readouterr().err
+
+
+def test_train_says_what_is_wrong_and_returns_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("tyro")
+    out = tmp_path / "run"
+    command = ["train", "chopra-faces", "--out", str(out), "--data", str(tmp_path / "none")]
+    assert main(command) == 2
+    assert "siamcuda: error: data: no such folder" in capsys.readouterr().err
+    assert main([*command, "--q", "nan"]) == 2
+    assert "siamcuda: error: q: must be finite" in capsys.readouterr().err
+    assert not out.exists()

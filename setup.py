@@ -74,7 +74,15 @@ def extension() -> CppExtension:
     sources = glob.glob("csrc/*.cpp") + glob.glob("csrc/cpu/*.cpp") + glob.glob("csrc/ops/*.cpp")
     sources += glob.glob("csrc/ops/cpu/*.cpp")
     # -ffp-contract=off: a rounding must not depend on what the compiler chose to fuse.
-    cxx = ["-std=c++20", "-O2", "-g0", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wextra"]
+    cxx = [
+        "-std=c++20",
+        "-O2",
+        "-g0",
+        "-ffp-contract=off",
+        "-fvisibility=hidden",
+        "-Wall",
+        "-Wextra",
+    ]
     cxx += ["-Wno-unused-parameter", "-Wno-maybe-uninitialized", "-Wno-uninitialized"]
     macros: list[tuple[str, str | None]] = []
     if not cuda:

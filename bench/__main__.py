@@ -26,8 +26,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--suite", choices=SUITES, action="append", help="default: all")
     parser.add_argument("--quick", action="store_true", help="a sample in about a minute")
-    parser.add_argument("--out", type=Path, help="CSV; default bench/results.csv, or with --quick build/bench/quick.csv")  # fmt: skip
-    parser.add_argument("--resume", action="store_true", help="skip what this commit and build have")
+    parser.add_argument(
+        "--out", type=Path, help="CSV; default bench/results.csv, --quick: build/bench/quick.csv"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="skip what this commit and build already have"
+    )
+    parser.add_argument(
+        "--clock", choices=list(harness.CLOCKS), default="wall",
+        help="cpu: time on the processor, for one thread on a busy machine",
+    )  # fmt: skip
     parser.add_argument("--only", default="", metavar="REGEX", help="cases whose name matches")
     parser.add_argument("--threads", metavar="N,N", help="default 1,2; --quick: 1")
     parser.add_argument("--allocators", metavar="NAME,NAME", help="default: default,warm")
@@ -47,11 +55,13 @@ def _worker(job: str) -> int:
     task = json.loads(job)
     path, threads, quick = Path(task["out"]), task["threads"], task["quick"]
     found, source = limits.measure(threads, quick)
-    stamp = {"date": results.now(), "quick": int(quick), **results.environment()}
+    stamp = {"date": results.now(), "quick": int(quick), "load": harness.load()}
+    stamp |= results.environment()
     results.append(path, [stamp | row for row in limits.rows(found, source, threads)])
     cases = _cases(task["suites"], quick, task["only"])
     return harness.run_cases(
         cases, task["allocator"], threads, path, quick=quick, resume=task["resume"], limits=found,
+        clock=task["clock"],
         progress=lambda text: print(text, flush=True),
     )  # fmt: skip
 
@@ -103,6 +113,7 @@ def _parent(options: argparse.Namespace) -> int:
             job = {
                 "suites": suites, "quick": options.quick, "only": options.only, "out": str(path),
                 "threads": int(count), "allocator": allocator, "resume": options.resume,
+                "clock": options.clock,
             }  # fmt: skip
             environment = {
                 key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")

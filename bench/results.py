@@ -26,7 +26,7 @@ COLUMNS = (
     # the peer: "ours", "eager", "compile", "floor", "limit"; and the variant that won
     "peer", "variant",
     # microseconds a call
-    "median_us", "p20_us", "p80_us", "rounds", "inner",
+    "median_us", "p20_us", "p80_us", "rounds", "inner", "clock",
     # this peer against ours: "ratio" is peer / ours, "excess" ours - peer in microseconds;
     # score from the medians, score_rounds the median over rounds
     "compare", "score", "score_rounds", "goal",
@@ -34,7 +34,8 @@ COLUMNS = (
     "bytes", "gbps", "of_limit", "limit",
     # memory above the inputs in one step, page faults a step
     "peak_mib", "faults",
-    # the machine
+    # the machine; load is its mean over the last minute
+    "load",
     "cpu", "cores", "kernel", "thp", "python", "torch", "numpy", "simd", "compiler",
 )  # fmt: skip
 
@@ -71,7 +72,7 @@ def build_digest() -> str:
     """Eight hex digits of the extension in use, so that two builds of one commit differ."""
     import siamcuda
 
-    return hashlib.sha256(Path(siamcuda._C.__file__).read_bytes()).hexdigest()[:8]
+    return hashlib.sha256(Path(siamcuda._ops.extension.__file__).read_bytes()).hexdigest()[:8]
 
 
 def _cpu() -> str:
@@ -106,7 +107,7 @@ def environment() -> dict[str, Any]:
         "commit": commit(),
         "build": build_digest(),
         "cpu": _cpu(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": os.cpu_count(),
         "kernel": f"{platform.system()} {platform.release().split('-')[0]}",
         "thp": _huge_pages(),
         "python": platform.python_version(),
@@ -155,8 +156,8 @@ def append(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
             file.write(text.getvalue())
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise

@@ -1,7 +1,7 @@
 """The tables of results: on the terminal, and between markers in docs/benchmarks.md.
 
-    python -m bench.table            rewrites the tables in docs/benchmarks.md from the CSV
-    python -m bench.table --check    fails if they are not what the CSV says
+python -m bench.table            rewrites the tables in docs/benchmarks.md from the CSV
+python -m bench.table --check    fails if they are not what the CSV says
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ struct Binder<F, LossOp<F, Params (*)(O...), std::index_sequence<I...>>> {
             optional(arguments[tensors + options]), optional(arguments[tensors + options + 1]),
             py::kw_only(), optional(arguments[tensors + options + 2]), Release());
     }
-    {
+    if (F::kIsLoss) {
       const auto& arguments = schema_of(Op::operator_name("_stats")).arguments();
       m.def((name + "_stats").c_str(), &Op::call_stats, required(arguments[I])...,
             optional(arguments[tensors + K])..., Release());

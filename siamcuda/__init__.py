@@ -1,36 +1,16 @@
 """Fused losses for Siamese networks and metric learning, on any CPU and on CUDA GPUs.
 
-    >>> import torch, siamcuda
-    >>> x1, x2 = torch.zeros(4, 8, requires_grad=True), torch.ones(4, 8)
-    >>> loss = siamcuda.contrastive_loss(x1, x2, torch.tensor([0, 0, 1, 1]), margin=1.0)
-    >>> loss.backward()
-    >>> float(loss)
-    4.0
+>>> import torch, siamcuda
+>>> x1, x2 = torch.zeros(4, 8, requires_grad=True), torch.ones(4, 8)
+>>> loss = siamcuda.contrastive_loss(x1, x2, torch.tensor([0, 0, 1, 1]), margin=1.0)
+>>> loss.backward()
+>>> float(loss)
+4.0
 """
 
-from siamcuda import nn, reference, value_and_grad
+from siamcuda import functional, nn, reference, value_and_grad
 from siamcuda._info import __version__, build_info
-from siamcuda.functional import (
-    LossStats,
-    chopra_loss,
-    contrastive_loss,
-    cosine_similarity,
-    squared_l2,
-    triplet_loss,
-    triplet_margin_loss,
-)
+from siamcuda.functional import *
 
-__all__ = [
-    "LossStats",
-    "__version__",
-    "build_info",
-    "chopra_loss",
-    "contrastive_loss",
-    "cosine_similarity",
-    "nn",
-    "reference",
-    "squared_l2",
-    "triplet_loss",
-    "triplet_margin_loss",
-    "value_and_grad",
-]
+__all__ = ["__version__", "build_info", "functional", "nn", "reference", "value_and_grad"]
+__all__ += functional.__all__

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from siamcuda import _C
+from siamcuda import _C, _vmap
+
+_vmap.register("siamcuda")
 
 #: The extension module that eager calls go to. The tests put the emulated CUDA build here.
 extension: Any = _C
@@ -20,23 +22,43 @@ extension: Any = _C
 namespace: Any = torch.ops.siamcuda
 
 
-def call(name: str, *arguments: Any) -> Any:
-    """Calls operator ``name`` with positional arguments through the door that fits."""
+def call(name: str, *arguments: Any, **options: Any) -> Any:
+    """Calls operator ``name`` through the door that fits."""
     if torch.compiler.is_compiling():
-        return getattr(namespace, name)(*arguments)
+        return getattr(namespace, name)(*arguments, **options)
     try:
-        return getattr(extension, name)(*arguments)
+        return getattr(extension, name)(*arguments, **options)
     except TypeError as error:
-        _explain(name, arguments, error)
+        _explain(name, arguments, options, error)
+        raise
+    except RuntimeError as error:
+        if "functorch transforms" in str(error):
+            raise RuntimeError(
+                f"{name}: torch.func.grad, vjp and jacrev can't differentiate an operator whose "
+                "autograd is written in C++; use torch.autograd.grad, or the function of the same "
+                "name in siamcuda.reference (torch.vmap alone works)"
+            ) from error
         raise
 
 
-def _explain(name: str, arguments: tuple[Any, ...], error: TypeError) -> None:
+def _explain(
+    name: str, arguments: tuple[Any, ...], options: dict[str, Any], error: TypeError
+) -> None:
     """Names the argument that pybind11 refused; does nothing where torch raised the error."""
     if "incompatible function arguments" not in str(error):
         return
-    schema = getattr(namespace, name.removeprefix("_")).default._schema
-    for value, expected in zip(arguments, schema.arguments, strict=False):
+    expected_arguments = getattr(namespace, name).default._schema.arguments
+    given = {a.name: value for a, value in zip(expected_arguments, arguments, strict=False)}
+    for option in options:
+        if option in given or option not in {a.name for a in expected_arguments}:
+            raise TypeError(f"{name}: unexpected argument {option!r}") from None
+    given.update(options)
+    for expected in expected_arguments:
+        if expected.name not in given:
+            if expected.has_default_value():
+                continue
+            raise TypeError(f"{name}: {expected.name} is missing") from None
+        value = given[expected.name]
         kind = str(expected.type)
         ok = {
             "Tensor": isinstance(value, Tensor),

@@ -1,5 +1,6 @@
-"""The paired operations: row i of one tensor against row i of another, in torch.nn.functional style.
+"""The paired operations: row i of one tensor against row i of another.
 
+The style is that of torch.nn.functional.
 Tensors come first, options by keyword. Every function takes float16, bfloat16, float32 or float64
 tensors of shape ``(..., D)`` whose leading dimensions broadcast, in any strides, on the CPU or on
 CUDA; half precision is computed in float32 and rounded once. Under autocast the result is float32.
@@ -251,8 +252,8 @@ def triplet_margin_loss(
     max(0, α + ‖a−p+ε‖ₚ − ‖a−n+ε‖ₚ), or with ``swap`` the smaller of ‖a−n+ε‖ₚ and ‖p−n+ε‖ₚ
     (Balntas and others, "Learning Local Feature Descriptors with Triplets and Shallow
     Convolutional Neural Networks", BMVC 2016). It follows torch in everything, also where the
-    other losses here differ: ε stands inside the difference, the boundary of the hinge counts as
-    active, and the mean of nothing is NaN.
+    other losses here differ: ε stands inside the difference, a tie of ``swap`` shares its gradient,
+    and the mean of nothing is NaN.
 
     Args:
         anchor: ``(..., D)``.
@@ -275,14 +276,9 @@ def triplet_margin_loss(
     Example:
         >>> import torch, siamcuda
         >>> a, p, n = torch.zeros(1, 4), torch.ones(1, 4), torch.ones(1, 4)
-        >>> siamcuda.triplet_margin_loss(a, p, n)
-        tensor(1.)
+        >>> round(float(siamcuda.triplet_margin_loss(a, p, n)), 4)
+        1.0
     """
-    if not anchor.dim() == positive.dim() == negative.dim():
-        raise ValueError(
-            "triplet_margin_loss: anchor, positive and negative must have as many dimensions, got "
-            f"shapes {tuple(anchor.shape)}, {tuple(positive.shape)}, {tuple(negative.shape)}"
-        )
     options = (margin, p, eps, swap)
     return _loss(  # type: ignore[no-any-return]
         "triplet_margin_loss", (anchor, positive, negative), options, reduction, False

@@ -1,4 +1,4 @@
-"""Plain PyTorch twins of every operation: the oracle of the tests and the baseline of the benchmarks.
+"""Plain PyTorch twins of every operation: the oracle of the tests, the baseline of the benchmarks.
 
 Each function has the signature and the conventions of its namesake in :mod:`siamcuda`. They are
 written for clarity, differentiate any number of times through PyTorch's own autograd, and run on
@@ -6,8 +6,6 @@ any device and dtype that PyTorch has. Run them on float64 inputs to get the exa
 """
 
 from __future__ import annotations
-
-import math
 
 import torch
 from torch import Tensor

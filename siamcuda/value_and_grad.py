@@ -1,9 +1,11 @@
 """Each loss with its gradients from a single pass over the inputs, without an autograd graph.
 
-For training loops that call backward by hand, and wherever memory traffic counts: every input is
-read once and every gradient written once. ``reduction="none"`` gives the gradients of the sum.
-``grad_scale`` multiplies the gradients, not the loss (a loss scaler, or one over the number of
-accumulation steps). Nothing returned requires grad.
+Every function of :mod:`siamcuda.functional` has a twin of the same name and options here, which
+returns ``loss, (gradient of each input, ...)``. For training loops that call backward by hand, and
+wherever memory traffic counts: each input is read once and each gradient written once.
+``reduction="none"`` gives the gradients of the sum. ``grad_scale`` multiplies the gradients, not
+the loss (a loss scaler, or one over the number of accumulation steps). Nothing returned requires
+grad.
 
 Example:
     >>> import torch, siamcuda
@@ -15,102 +17,49 @@ Example:
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
-from siamcuda import _ops
+from siamcuda import _ops, functional
 
-__all__ = [
-    "chopra_loss",
-    "contrastive_loss",
-    "cosine_similarity",
-    "squared_l2",
-    "triplet_loss",
-    "triplet_margin_loss",
-]
+ValueAndGradients = tuple[Tensor, tuple[Tensor, ...]]
 
-Pair = tuple[Tensor, tuple[Tensor, Tensor]]
-Triplet = tuple[Tensor, tuple[Tensor, Tensor, Tensor]]
+__all__ = [name for name in functional.__all__ if name != "LossStats"]
 
 
-def _run(name: str, *arguments: Any) -> Any:
-    loss, *gradients = _ops.call(name + "_value_and_grad", *arguments)
-    return loss, tuple(gradients)
+def _twin(name: str) -> Callable[..., ValueAndGradients]:
+    function = getattr(functional, name)
+    operator = name + "_value_and_grad"
+    parameters = inspect.signature(function).parameters
+    positional = sum(p.kind is not inspect.Parameter.KEYWORD_ONLY for p in parameters.values())
+
+    def twin(*tensors: Any, **options: Any) -> ValueAndGradients:
+        if len(tensors) > positional:
+            raise TypeError(
+                f"{name} takes {positional} positional arguments, got {len(tensors)}; "
+                "options go by keyword"
+            )
+        loss, *gradients = _ops.call(operator, *tensors, **options)
+        return loss, tuple(gradients)
+
+    added = [p for p in parameters.values() if p.name not in ("reduction", "return_stats")]
+    for option, default in (
+        ("reduction", parameters["reduction"].default if "reduction" in parameters else "none"),
+        ("grad_scale", 1.0),
+    ):
+        kind = inspect.Parameter.KEYWORD_ONLY
+        added.append(inspect.Parameter(option, kind, default=default))
+    twin.__signature__ = inspect.Signature(added)  # type: ignore[attr-defined]
+    twin.__name__ = twin.__qualname__ = name
+    twin.__doc__ = f":func:`siamcuda.{name}` and its gradients, in one pass and without a graph."
+    return twin
 
 
-def squared_l2(x1: Tensor, x2: Tensor, *, reduction: str = "none", grad_scale: float = 1.0) -> Pair:
-    """:func:`siamcuda.squared_l2` and the gradients of its sum (or mean), times grad_scale."""
-    return _run("squared_l2", x1, x2, reduction, grad_scale)  # type: ignore[no-any-return]
+globals().update({name: _twin(name) for name in __all__})
 
 
-def cosine_similarity(
-    x1: Tensor, x2: Tensor, *, reduction: str = "none", grad_scale: float = 1.0
-) -> Pair:
-    """:func:`siamcuda.cosine_similarity` and the gradients of its sum (or mean)."""
-    return _run("cosine_similarity", x1, x2, reduction, grad_scale)  # type: ignore[no-any-return]
-
-
-def contrastive_loss(
-    x1: Tensor,
-    x2: Tensor,
-    target: Tensor,
-    *,
-    margin: float = 1.0,
-    similar_label: int = 0,
-    reduction: str = "mean",
-    grad_scale: float = 1.0,
-) -> Pair:
-    """:func:`siamcuda.contrastive_loss` and its gradients: loss, (grad_x1, grad_x2)."""
-    options = (margin, similar_label, reduction, grad_scale)
-    return _run("contrastive_loss", x1, x2, target, *options)  # type: ignore[no-any-return]
-
-
-def chopra_loss(
-    x1: Tensor,
-    x2: Tensor,
-    target: Tensor,
-    *,
-    q: float = 2.0,
-    energy: str = "l2",
-    similar_label: int = 0,
-    reduction: str = "mean",
-    grad_scale: float = 1.0,
-) -> Pair:
-    """:func:`siamcuda.chopra_loss` and its gradients: loss, (grad_x1, grad_x2)."""
-    options = (q, energy, similar_label, reduction, grad_scale)
-    return _run("chopra_loss", x1, x2, target, *options)  # type: ignore[no-any-return]
-
-
-def triplet_loss(
-    anchor: Tensor,
-    positive: Tensor,
-    negative: Tensor,
-    *,
-    margin: float = 0.2,
-    squared: bool = True,
-    soft: bool = False,
-    reduction: str = "mean",
-    grad_scale: float = 1.0,
-) -> Triplet:
-    """:func:`siamcuda.triplet_loss` and its gradients: loss, (anchor, positive, negative)."""
-    options = (margin, squared, soft, reduction, grad_scale)
-    return _run("triplet_loss", anchor, positive, negative, *options)  # type: ignore[no-any-return]
-
-
-def triplet_margin_loss(
-    anchor: Tensor,
-    positive: Tensor,
-    negative: Tensor,
-    margin: float = 1.0,
-    p: float = 2.0,
-    eps: float = 1e-6,
-    swap: bool = False,
-    reduction: str = "mean",
-    grad_scale: float = 1.0,
-) -> Triplet:
-    """:func:`siamcuda.triplet_margin_loss` and its gradients."""
-    options = (margin, p, eps, swap, reduction, grad_scale)
-    return _run(  # type: ignore[no-any-return]
-        "triplet_margin_loss", anchor, positive, negative, *options
-    )
+def __getattr__(name: str) -> Callable[..., ValueAndGradients]:
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -36,6 +36,8 @@ class Case:
     smooth: bool = True
     #: Largest error relative to the largest entry, over what rounding of inputs would explain.
     slack: float = 1.0
+    #: Size of the terms that a gradient is the difference of, where they can cancel.
+    gradient_terms: Callable[[list[Tensor]], float] = lambda tensors: 0.0
 
     @property
     def id(self) -> str:
@@ -82,10 +84,15 @@ class Case:
         return tensors + ([target] if target is not None else [])
 
 
+def _inverse_norm(tensors: list[Tensor]) -> float:
+    norms = torch.cat([t.detach().cpu().double().norm(dim=-1).flatten() for t in tensors])
+    return float((1 / norms[norms > 0]).max()) if bool((norms > 0).any()) else 0.0
+
+
 def _table() -> list[Case]:
     cases = [
         Case("squared_l2", 2, reductions=("none",)),
-        Case("cosine_similarity", 2, reductions=("none",)),
+        Case("cosine_similarity", 2, reductions=("none",), gradient_terms=_inverse_norm),
         Case("contrastive_loss", 2, True, {"margin": 1.5}),
         Case("contrastive_loss", 2, True, {"margin": 0.0}),
         Case("contrastive_loss", 2, True, {"margin": 3.0, "similar_label": 1}),

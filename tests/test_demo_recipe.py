@@ -22,10 +22,11 @@ from safetensors.torch import load_file, save
 
 from siamcuda.train import trainer
 from siamcuda.train.augment import Augmentation
+from siamcuda.train.data import load_faces
 from siamcuda.train.encoders import build_encoder
 from siamcuda.train.errors import InputError
 from siamcuda.train.recipes import chopra_faces
-from siamcuda.train.recipes.chopra_faces import FARS, ChopraFaces
+from siamcuda.train.recipes.chopra_faces import FARS, ChopraFaces, make_splits
 from siamcuda.train.storage import load_tensors, load_weights
 from siamcuda.train.trainer import EpochStats, TrainConfig
 
@@ -65,7 +66,7 @@ def check_schema(metrics: dict[str, Any]) -> None:
         figures = metrics[protocol]
         rates = [figures["eer"], figures["auc"], *(figures["frr_at_far"][far] for far in FARS)]
         assert all(math.isfinite(rate) and 0 <= rate <= 1 for rate in rates)
-    assert metrics["loss"] == "siamcuda.chopra_loss(q=3, energy='l2')"
+    assert metrics["loss"] == "siamcuda.chopra_loss(q=4, energy='l2')"
     assert (metrics["people_train"], metrics["people_test"]) == (4, 2)
     assert metrics["seconds"] > 0
 
@@ -162,6 +163,19 @@ def test_several_splits_skip_what_is_finished(
     trained.clear()
     assert chopra_faces.run(options) == metrics
     assert not trained
+
+
+def test_validation_never_looks_at_the_test_people(options: ChopraFaces, faces: Path) -> None:
+    known = load_faces(faces)
+    folds = make_splits(replace(options, splits=2, validate=True), known)
+    assert sorted(name for fold in folds for name in fold.people_test) == ["p1", "p2", "p3", "p4"]
+    for fold in folds:
+        assert set(fold.people_train) | set(fold.people_test) == {"p1", "p2", "p3", "p4"}
+        assert not set(fold.people_train) & set(fold.people_test)
+    with pytest.raises(InputError, match="splits: 3 folds are too many for 4 people"):
+        make_splits(replace(options, splits=3, validate=True), known)
+    with pytest.raises(InputError, match="validate needs at least 2 folds"):
+        chopra_faces.run(replace(options, validate=True))
 
 
 def test_a_folder_with_other_settings_is_left_alone(options: ChopraFaces) -> None:

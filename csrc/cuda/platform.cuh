@@ -205,7 +205,12 @@ SIAM_DEVICE V load_streaming(const T* pointer) {
 template <class V, class T>
 SIAM_DEVICE void store(V value, T* pointer) {
   static_assert(AccessOf<V, T>::allowed);
-  *reinterpret_cast<Word<V>*>(pointer) = word_of(value);
+  // Not an assignment: the compiler takes a uint4 apart, and does not always find it again.
+  if constexpr (sizeof(V) > 4) {
+    __stwb(reinterpret_cast<Word<V>*>(pointer), word_of(value));
+  } else {
+    *reinterpret_cast<Word<V>*>(pointer) = word_of(value);
+  }
 }
 template <class V, class T>
 SIAM_DEVICE void store_streaming(V value, T* pointer) {

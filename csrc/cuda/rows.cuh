@@ -8,13 +8,13 @@
 //
 //   block tile       64 rows x D (128 / lanes rows where that is more)
 //   per thread       4 accesses of 16 bytes per input, loaded together and kept in registers
-//   registers        bounded to 128; 168 for the gradients of triplets
+//   registers        bounded to 128; 168 for the gradients of triplets and for three distances
 //   shared memory    4 doubles
 //   occupancy        16 and 12 warps an SM at least; in flight at D = 128 in float: 64 KB an SM for
-//                    pairs, 96 KB for triplets, 72 KB with their gradients
+//                    pairs, 96 KB for triplets, 72 KB where 168 registers are used
 //   bytes, a row     forward: inputs x D x size read once. Gradient: the same, and inputs x D x
-//                    size written once; what lies past lanes x 4 accesses of a row (2 KB) is read
-//                    a second time, from L1 or L2
+//                    size written once; what lies past lanes x 4 accesses of a row (2 KB, or 1 KB
+//                    if 16-bit and unaligned) is read a second time, from L1 or L2
 //   FLOPs, a row     forward 3D a pair, 6D a triplet; gradient 5D and 10D: far below the ratio of
 //                    any GPU's arithmetic to its bandwidth, so time is bytes / bandwidth
 //
@@ -172,8 +172,7 @@ struct RowTask {
       SIAM_UNROLL
       for (int h = 0; h < kCache; ++h) {
         if (first + h * stride < end) {
-          accumulate_access<Row, T, C, kElements>(step, held[h], first + h * stride, limit(),
-                                                  sums);
+          accumulate_access<Row, T, C, kElements>(step, held[h], first + h * stride, limit(), sums);
         }
       }
       first += kCache * stride;
@@ -299,14 +298,21 @@ SIAM_DEVICE double add_block(double value, const Shared<double>& warps) {
 
 // Blocks an SM must hold, which bounds the registers: see the table above.
 template <class Row, bool kGradient>
-constexpr int kRowMinBlocks = kGradient && Row::kInputs == 3 ? 3 : 4;
+constexpr int kRowMinBlocks = Row::kInputs == 3 && (kGradient || Row::kSums == 3) ? 3 : 4;
+
+// Accesses of a row that a lane loads together, and keeps for the gradient. Element by element, a
+// 16-bit value takes a register of its own and an access is eight loads: fewer accesses will do.
+template <class T, bool kAligned, bool kGradient>
+constexpr int held_accesses = kAligned || sizeof(T) > 2 ? kHeldAccesses
+                              : kGradient               ? 2
+                                                        : 1;
 
 template <class F, class Row, class T, bool kAligned, bool kGradient>
 SIAM_KERNEL(kRowThreads, (kRowMinBlocks<Row, kGradient>))
 void rows_kernel(const RowArgs args, const typename F::Params params, const RowLaunch launch) {
   using C = typename math::Storage<T>::Compute;
   constexpr int kInputs = Row::kInputs, kSums = Row::kSums;
-  constexpr int kCache = Row::Element::kVector ? kHeldAccesses : 0;
+  constexpr int kCache = Row::Element::kVector ? held_accesses<T, kAligned, kGradient> : 0;
   SIAM_SHARED(double, warps, kRowThreads / 32);
 
   const int lane = static_cast<int>(threadIdx.x) % launch.lanes;
@@ -368,9 +374,11 @@ void rows_kernel(const RowArgs args, const typename F::Params params, const RowL
       bool collapsed = task.sums[kInputs == 3 ? 1 : 0] == 0;
 
       bool rescue = false;
+      if constexpr (std::is_same<C, float>::value) rescue = here && needs_rescue<Row>(task.sums);
+      if constexpr (kGradient) task.gradient(terms.slope, upstream, out, !rescue);
       if constexpr (std::is_same<C, float>::value && Row::Element::kSquares) {
-        // Cold: squares left float's safe range, so this row is done again in double.
-        rescue = here && needs_rescue<Row>(task.sums);
+        // Cold: squares left float's safe range, so this row is done again in double. After the
+        // gradients of the others: what they hold in registers is done with.
         if (__any_sync(kWarp, rescue)) {
           RowTask<F, Row, T, double, kAligned, kGradient, 0> exact;
           exact.columns = task.columns;
@@ -383,8 +391,7 @@ void rows_kernel(const RowArgs args, const typename F::Params params, const RowL
           for (int j = 0; j < kInputs; ++j) exact.x[j] = task.x[j];
           exact.sum();
           if (rescue) {
-            math::Terms<double, kSums> again =
-                F::template evaluate<Row>(params, exact.sums, label);
+            math::Terms<double, kSums> again = F::template evaluate<Row>(params, exact.sums, label);
             if (label == Label::kInvalid) {
               again.value = NAN;
               SIAM_UNROLL
@@ -401,7 +408,6 @@ void rows_kernel(const RowArgs args, const typename F::Params params, const RowL
           }
         }
       }
-      if constexpr (kGradient) task.gradient(terms.slope, upstream, out, !rescue);
 
       if (here && lane == 0) {
         sum += value;
@@ -591,7 +597,7 @@ struct ReduceArgs {
   int64_t count;
   int64_t rows;
   DType dtype;
-  void* total;    // 0-d dtype, or null
+  void* total;  // 0-d dtype, or null
   double scale;
   double* stats;  // [5], or null
 };
@@ -625,7 +631,7 @@ void reduce_kernel(const ReduceArgs args) {
   }
 }
 
-// --- launchers, per storage type ------------------------------------------------------------------
+// --- launchers, per storage type -----------------------------------------------------------------
 
 template <class F, class Row, class T>
 void launch_typed(const RowArgs& args, const typename F::Params& params, int multiprocessors,

@@ -163,8 +163,9 @@ struct Formula {
   }
 
   static constexpr bool kHasTarget = false;
-  static constexpr const char* kReduction = "mean";  // the default
+  static constexpr bool kIsLoss = true;  // reduced to a mean by default, and has statistics
   static constexpr bool kEmptyMeanIsNaN = false;
+  static constexpr bool kEqualRanks = false;  // refuse to broadcast a missing dimension
   struct Params : StepParams {
     int32_t similar_label = 0;
   };
@@ -179,7 +180,7 @@ struct SquaredL2 : Formula {
   static constexpr const char* kName = "squared_l2";
   static constexpr const char* kTensors = "Tensor x1, Tensor x2";
   static constexpr const char* kOptions = "";
-  static constexpr const char* kReduction = "none";
+  static constexpr bool kIsLoss = false;
   using Rows = RowList<Pair<SquaredDifference>>;
 
   static Params make() { return {}; }
@@ -195,7 +196,7 @@ struct CosineSimilarity : Formula {
   static constexpr const char* kName = "cosine_similarity";
   static constexpr const char* kTensors = "Tensor x1, Tensor x2";
   static constexpr const char* kOptions = "";
-  static constexpr const char* kReduction = "none";
+  static constexpr bool kIsLoss = false;
   using Rows = RowList<Products>;
 
   static Params make() { return {}; }
@@ -329,14 +330,15 @@ struct TripletLoss : Formula {
   }
 };
 
-// torch.nn.functional.triplet_margin_loss in everything: eps inside the difference, the boundary
-// active, ties of swap shared, NaN for the mean of nothing (Balntas 2016)
+// torch.nn.functional.triplet_margin_loss in everything: eps inside the difference, ties of swap
+// shared, NaN for the mean of nothing (Balntas 2016)
 struct TripletMarginLoss : Formula {
   static constexpr const char* kName = "triplet_margin_loss";
   static constexpr const char* kTensors = "Tensor anchor, Tensor positive, Tensor negative";
   static constexpr const char* kOptions =
       "float margin=1.0, float p=2.0, float eps=1e-06, bool swap=False";
   static constexpr bool kEmptyMeanIsNaN = true;
+  static constexpr bool kEqualRanks = true;
   using Rows =
       RowList<Triplet<Shifted<SquaredDifference>>, Triplet<Shifted<AbsoluteDifference>>,
               Triplet<PowerDifference>, TripletSwap<Shifted<SquaredDifference>>,
@@ -381,7 +383,7 @@ struct TripletMarginLoss : Formula {
     }
     Terms<S, Row::kSums> terms;
     const S value = (S(static_cast<R>(params.margin)) + positive.distance) - nearest;
-    const bool inactive = real(value) < 0;
+    const bool inactive = real(value) <= 0;
     terms.value = inactive ? S(R(0)) : value;
     terms.slope[0] = inactive ? S(R(0)) : positive.slope;
     terms.slope[1] = inactive ? S(R(0)) : -(S(share) * negative.slope);

@@ -63,6 +63,7 @@ LossInfo loss_info() {
   loss.inputs = FirstInputs<F>::kInputs;
   loss.has_target = F::kHasTarget;
   loss.empty_mean_is_nan = F::kEmptyMeanIsNaN;
+  loss.equal_ranks = F::kEqualRanks;
   std::istringstream words(F::kTensors);  // "Tensor x1, Tensor x2"
   std::string type, name;
   for (int j = 0; j < loss.inputs; ++j) {

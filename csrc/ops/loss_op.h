@@ -4,7 +4,7 @@
 //   NAME_backward         (grad, inputs, [target], output_mask, options, reduction) -> Tensor[]
 //   NAME_double_backward  (grad, tangents, inputs, [target], output_mask, ...) -> Tensor[]
 //   NAME_value_and_grad   (inputs, [target], options, reduction, grad_scale, *, dtype) -> Tensor[]
-//   NAME_stats            (inputs, [target], options) -> Tensor
+//   NAME_stats            (inputs, [target], options) -> Tensor, for losses
 //
 // The C++ signature of each is the option types of F::make between its tensors and the rest; the
 // template parameter pack I counts the tensors. Every call between operators goes through the
@@ -80,7 +80,7 @@ struct LossOp<F, Params (*)(O...), std::index_sequence<I...>> {
   static std::string options(bool reduction = true) {
     std::string text;
     if (*F::kOptions) text += std::string(", ") + F::kOptions;
-    if (reduction) text += std::string(", str reduction=\"") + F::kReduction + "\"";
+    if (reduction) text += std::string(", str reduction=\"") + (F::kIsLoss ? "mean" : "none") + "\"";
     return text;
   }
   static std::string mask() { return ", bool[" + std::to_string(kInputs) + "] output_mask"; }
@@ -104,7 +104,9 @@ struct LossOp<F, Params (*)(O...), std::index_sequence<I...>> {
            ", float grad_scale=1.0, *, ScalarType? dtype=None) -> Tensor[]")
               .c_str(),
           tags);
-    m.def((name + "_stats(" + tensors() + options(false) + ") -> Tensor").c_str(), tags);
+    if (F::kIsLoss) {
+      m.def((name + "_stats(" + tensors() + options(false) + ") -> Tensor").c_str(), tags);
+    }
   }
 
   // --- typed handles on the dispatcher -----------------------------------------------------------
@@ -219,7 +221,7 @@ struct LossOp<F, Params (*)(O...), std::index_sequence<I...>> {
       m.impl((name + "_backward").c_str(), backward);
       m.impl((name + "_double_backward").c_str(), double_backward);
       m.impl((name + "_value_and_grad").c_str(), value_and_grad);
-      m.impl((name + "_stats").c_str(), stats);
+      if (F::kIsLoss) m.impl((name + "_stats").c_str(), stats);
     }
   };
 
@@ -285,7 +287,7 @@ struct LossOp<F, Params (*)(O...), std::index_sequence<I...>> {
       m.impl((name + "_backward").c_str(), backward);
       m.impl((name + "_double_backward").c_str(), double_backward);
       m.impl((name + "_value_and_grad").c_str(), value_and_grad);
-      m.impl((name + "_stats").c_str(), stats);
+      if (F::kIsLoss) m.impl((name + "_stats").c_str(), stats);
     }
   };
 
@@ -428,7 +430,7 @@ struct LossOp<F, Params (*)(O...), std::index_sequence<I...>> {
       m.impl(name.c_str(), forward);
       m.impl((name + "_backward").c_str(), backward);
       m.impl((name + "_value_and_grad").c_str(), value_and_grad);
-      m.impl((name + "_stats").c_str(), stats);
+      if (F::kIsLoss) m.impl((name + "_stats").c_str(), stats);
       // Third derivatives: an error when they are asked for, not a silent zero.
       m.impl((name + "_double_backward").c_str(),
              torch::autograd::autogradNotImplementedFallback());
@@ -482,7 +484,7 @@ struct LossOp<F, Params (*)(O...), std::index_sequence<I...>> {
       const std::string name = F::kName;
       m.impl(name.c_str(), forward);
       m.impl((name + "_value_and_grad").c_str(), value_and_grad);
-      m.impl((name + "_stats").c_str(), stats);
+      if (F::kIsLoss) m.impl((name + "_stats").c_str(), stats);
     }
   };
 };

@@ -75,6 +75,9 @@ void check_kinds(const LossInfo& loss, const Operands& operands) {
     TORCH_CHECK_VALUE(x.device() == first.device(), loss.name, ": ", loss.argument[j],
                       " must be on the device of ", loss.argument[0], ", got ", describe(x),
                       " and ", describe(first));
+    TORCH_CHECK_VALUE(!loss.equal_ranks || x.dim() == first.dim(), loss.name, ": ",
+                      loss.argument[j], " must have as many dimensions as ", loss.argument[0],
+                      ", got ", describe(x), " and ", describe(first));
     TORCH_CHECK_TYPE(x.layout() == at::kStrided, loss.name, ": ", loss.argument[j],
                      " must be a dense tensor, got layout ", x.layout());
   }

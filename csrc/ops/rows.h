@@ -23,6 +23,7 @@ struct LossInfo {
   int inputs;
   bool has_target;
   bool empty_mean_is_nan;
+  bool equal_ranks;
   std::array<std::string, kMaxInputs> argument;  // names of the inputs, for messages
   // Blocks [begin, end) on the CPU at the active SIMD level; the first bad row or -1.
   int64_t (*run_cpu)(Pass pass, const RowArgs& args, const void* params, int64_t begin,

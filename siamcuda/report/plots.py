@@ -29,7 +29,7 @@ def training_curve(
     epochs = np.arange(1, len(loss) + 1)
     marker = "o" if len(loss) == 1 else None
     left.plot(epochs, loss, color=_NEUTRAL, marker=marker)
-    left.set(xlabel="epoch", ylabel="Chopra loss, mean of a pair", ylim=(0, None))
+    left.set(xlabel="epoch", ylabel="loss, mean of a pair")
     right.plot(epochs, impostor, color=_IMPOSTOR, marker=marker, label="impostor pairs")
     right.plot(epochs, genuine, color=_GENUINE, marker=marker, label="genuine pairs")
     right.set(xlabel="epoch", ylabel="mean energy of the training pairs", ylim=(0, None))
@@ -53,14 +53,15 @@ def distance_histogram(
     for axes, (protocol, (genuine, impostor)) in zip(panels, trials.items(), strict=True):
         finite = np.concatenate([genuine, impostor])
         finite = finite[np.isfinite(finite)]
-        bins = np.linspace(0, max(float(finite.max(initial=0)) * 1.02, 1e-6), 41)
+        count = int(np.clip(3 * np.sqrt(len(genuine)), 15, 40))
+        bins = np.linspace(0, max(float(finite.max(initial=0)) * 1.02, 1e-6), count + 1)
         for values, colour, name in (
             (impostor, _IMPOSTOR, "impostor"),
             (genuine, _GENUINE, "genuine"),
         ):
             weights = np.full(len(values), 100 / max(len(values), 1))
             axes.hist(values, list(bins), weights=weights, color=colour, alpha=0.55,
-                      label=f"{name}, {len(values):,}")  # fmt: skip
+                      label=f"{name}, {len(values):,} trials")  # fmt: skip
         top = axes.get_ylim()[1] * 1.18
         axes.set_ylim(0, top)
         lines = sorted(
@@ -96,10 +97,11 @@ def roc(
         steps = np.stack([_true_accepts(report, grid) for report in splits])
         mean = steps.mean(0)
         if len(splits) > 1:
-            axes.plot(100 * grid, 100 * steps.T, color=colour, linewidth=0.6, alpha=0.3)
+            axes.plot(100 * grid, 100 * steps.T, color=colour, linewidth=0.6, alpha=0.3,
+                      drawstyle="steps-post")  # fmt: skip
         name = f"{protocol}, mean of {len(splits)} splits" if len(splits) > 1 else protocol
         eer = np.mean([report.eer for report in splits])
-        axes.plot(100 * grid, 100 * mean, color=colour, linewidth=2,
+        axes.plot(100 * grid, 100 * mean, color=colour, linewidth=2, drawstyle="steps-post",
                   label=f"{name} (EER {100 * eer:.1f} %)")  # fmt: skip
         lowest = min(lowest, float(mean[0]))
     if published:

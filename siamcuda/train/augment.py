@@ -20,13 +20,13 @@ __all__ = ["Augmentation", "random_views", "resize"]
 class Augmentation:
     """How far a random view may lie from the picture; every range is symmetric around none."""
 
-    rotate: float = 10.0  # degrees
-    shift: float = 0.05  # of the width and height
-    scale: float = 0.1  # of the size, each axis also by half of that alone
+    rotate: float = 12.0  # degrees
+    shift: float = 0.06  # of the width and height
+    scale: float = 0.15  # of the size, each axis also by half of that alone
     shear: float = 0.1
     gamma: float = 0.3  # exponent e^(+-gamma) on intensities in [0, 1]
     noise: float = 0.03  # standard deviation, drawn per image from [0, noise]
-    erase: float = 0.3  # chance that a rectangle of up to 40 % of each side is greyed out
+    erase: float = 0.6  # chance that a rectangle of up to 40 % of each side is greyed out
     flip: float = 0.5  # chance of a mirror image
 
 

@@ -108,7 +108,7 @@ class SmallConvNet(nn.Module):
     The embedding has length 1, so that the energy (an L2 distance) lies in [0, 2].
     """
 
-    def __init__(self, embedding: int = 64, width: int = 24) -> None:
+    def __init__(self, embedding: int = 128, width: int = 24) -> None:
         super().__init__()
         maps = [1, width, 2 * width, 4 * width, 4 * width]
         self.blocks = nn.Sequential(*(self._block(a, b) for a, b in pairwise(maps)))

@@ -33,10 +33,10 @@ class TrainConfig:
     """Everything that decides the weights, apart from the pictures."""
 
     encoder: Literal["small", "chopra2005"] = "small"  # a modern convnet, or the paper's
-    embedding: int = 64  # length of the embedding
-    q: float = 3.0  # Q of the Chopra loss
+    embedding: int = 128  # length of the embedding
+    q: float = 4.0  # Q of the Chopra loss
     energy: Literal["l2", "l1"] = "l2"  # distance between two embeddings
-    epochs: int = 60
+    epochs: int = 100
     people_per_batch: int = 32
     pictures_per_person: int = 4
     hard: float = 1.0  # share of the impostor pairs that are the closest of the batch

@@ -9,6 +9,7 @@
 //   shadow.h       data races, found from who wrote what since which barrier, in any schedule
 //   statistics.h   sectors per warp request and bank conflicts, per call site
 //   launch.h       the limits of grid, block and shared memory
+//   log.h          a line per launch for tests in other languages
 //
 // Every finding is an emulator::Error thrown from the launch, naming file, line, block and thread.
 //

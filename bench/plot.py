@@ -1,0 +1,226 @@
+"""Draws the result file: ratios with their goals, and scaling over the batch.
+
+python -m bench.plot            docs/img/bench_*.png from bench/results.csv
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from bench import results
+from bench.results import BenchError, number
+
+IMAGES = results.ROOT / "docs" / "img"
+COLOURS = {
+    "ours": "#1b7f5c", "eager": "#c8553d", "compile": "#2f5d9b", "floor": "#8a8f98",
+}  # fmt: skip
+NAMES = {"ours": "siamcuda", "eager": "PyTorch eager", "compile": "torch.compile"}
+#: Behind a number, so that a goal's line does not cross it.
+PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+MODES = {
+    "autograd": "forward + backward",
+    "value_and_grad": "value_and_grad",
+    "forward": "forward, no grad",
+}
+
+Row = dict[str, str]
+
+
+def _figure(width: float, height: float, panels: int = 1) -> tuple[Any, list[Any]]:
+    # Without pyplot: no window system, no global state.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, list(figure.subplots(1, panels, squeeze=False)[0])
+
+
+def _caption(rows: Sequence[Row]) -> str:
+    row = rows[-1]
+    return (
+        f"{row['cpu']}, {row['cores']} cores, {row['simd']}; torch {row['torch']}; "
+        f"commit {row['commit']}, {row['date'][:10]}"
+    )
+
+
+def _save(figure: Any, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    figure.savefig(temporary, dpi=120, format="png", metadata={"Software": None})
+    temporary.replace(path)
+
+
+def _short(row: Row) -> str:
+    title = row["op"].replace("_loss", "").replace("_", " ")
+    return f"{title}, {MODES[row['mode']]}"
+
+
+def ratios(rows: Sequence[Row], title: str, path: Path) -> bool:
+    """How many times faster than each peer, one group of bars a case; False if there is none."""
+    bars: dict[tuple[str, str], dict[str, Row]] = {}
+    for row in rows:
+        if row.get("compare") == "ratio" and row["peer"] in NAMES:
+            setting = f"{row['allocator']} heap, {row['threads']} thread"
+            setting += "s" if row["threads"] != "1" else ""
+            bars.setdefault((_short(row), setting), {})[row["peer"]] = row
+    if not bars:
+        return False
+    groups = sorted(bars)
+    figure, (ax,) = _figure(9, 1.2 + 0.42 * len(groups))
+    height = 0.38
+    for i, peer in enumerate(("eager", "compile")):
+        offset = (i - 0.5) * height
+        found = [(y, bars[group][peer]) for y, group in enumerate(groups) if peer in bars[group]]
+        ax.barh(
+            [y + offset for y, _ in found], [float(row["score"]) for _, row in found], height,
+            color=COLOURS[peer], label=f"against {NAMES[peer]}",
+        )  # fmt: skip
+        for y, row in found:
+            goal, score = number(row, "goal"), float(row["score"])
+            ax.text(score, y + offset, f" {score:.1f}", va="center", fontsize=7, bbox=PAPER)
+            if goal is not None:
+                edges = (y + offset - height / 2, y + offset + height / 2)
+                ax.plot([goal, goal], edges, color="black", linewidth=2)
+    ax.plot([], [], color="black", linewidth=2, label="goal")
+    ax.axvline(1, color="#8a8f98", linewidth=0.8, linestyle=":")
+    ax.set_yticks(range(len(groups)), [f"{case}\n{setting}" for case, setting in groups])
+    ax.tick_params(axis="y", labelsize=7)
+    ax.invert_yaxis()
+    ax.set(xlabel="times faster (peer's median / ours)", title=title, xlim=(0, None))
+    ax.margins(y=0.02)
+    ax.spines[["top", "right"]].set_visible(False)
+    figure.legend(frameon=False, fontsize=8, loc="outside upper right", ncols=3)
+    _sign(figure, rows)
+    _save(figure, path)
+    return True
+
+
+def _sign(figure: Any, rows: Sequence[Row]) -> None:
+    figure.supxlabel(_caption(rows), fontsize=6.5, color="#44546a")
+
+
+def overhead(rows: Sequence[Row], path: Path) -> bool:
+    """Microseconds of a call on tiny tensors: the empty op, ours, eager."""
+    found: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        if row["mode"] == "forward" and row["threads"] == rows[-1]["threads"]:
+            found.setdefault(row["op"], {})[row["peer"]] = row
+    found = {op: peers for op, peers in found.items() if {"ours", "floor"} <= peers.keys()}
+    if not found:
+        return False
+    figure, (ax,) = _figure(8, 1.2 + 0.5 * len(found))
+    goal = None
+    for y, peers in enumerate(found.values()):
+        for i, peer in enumerate(("floor", "ours", "eager")):
+            if peer in peers:
+                value = float(peers[peer]["median_us"])
+                place = y + (i - 1) * 0.27
+                ax.barh(place, value, 0.25, color=COLOURS[peer])
+                ax.text(value, place, f" {value:.1f}", va="center", fontsize=7, bbox=PAPER)
+        goal = number(peers["floor"], "goal")
+        if goal is not None:
+            end = float(peers["floor"]["median_us"]) + goal
+            ax.plot([end, end], [y - 0.15, y + 0.15], color="black", linewidth=2)
+    for peer, name in (("floor", "empty op"), ("ours", "siamcuda"), ("eager", "PyTorch eager")):
+        ax.barh(0, 0, color=COLOURS[peer], label=name)
+    if goal is not None:
+        ax.plot([], [], color="black", linewidth=2, label=f"goal: empty op + {goal:g} us")
+    ax.set_yticks(range(len(found)), list(found))
+    ax.invert_yaxis()
+    ax.set(xlabel="microseconds a call, no grad", title="Call overhead, 32 x 128")
+    ax.spines[["top", "right"]].set_visible(False)
+    figure.legend(frameon=False, fontsize=8, loc="outside upper right", ncols=4)
+    _sign(figure, rows)
+    _save(figure, path)
+    return True
+
+
+def scaling(rows: Sequence[Row], path: Path) -> bool:
+    """Time over batch size, one panel an operation and mode, on the warm heap."""
+    threads = max((int(row["threads"]) for row in rows), default=1)
+    series: dict[tuple[str, str], dict[str, dict[int, float]]] = {}
+    for row in rows:
+        tiny = int(row["rows"]) <= 32  # measured on the default heap alone, where it is no matter
+        if (
+            row["peer"] in NAMES
+            and row["mode"] in ("autograd", "value_and_grad")
+            and int(row["threads"]) == threads
+            and (row["allocator"] == "warm" or tiny)
+        ):
+            panel = series.setdefault((row["op"], row["mode"]), {})
+            panel.setdefault(row["peer"], {})[int(row["rows"])] = float(row["median_us"])
+    panels = {
+        key: peers for key, peers in series.items()
+        if max(len(times) for times in peers.values()) >= 3
+    }  # fmt: skip
+    if not panels:
+        return False
+    figure, grid = _figure(3.6 * len(panels), 3.8, len(panels))
+    for ax, ((op, mode), peers) in zip(grid, sorted(panels.items()), strict=True):
+        for peer in NAMES:
+            times = sorted(peers.get(peer, {}).items())
+            if times:
+                style = {"color": COLOURS[peer], "label": NAMES[peer], "marker": "o"}
+                ax.loglog([b for b, _ in times], [t for _, t in times], markersize=4, **style)
+        ax.set(xlabel="rows (D = 128)", title=f"{op}\n{MODES[mode]}")
+        ax.title.set_fontsize(9)
+        ax.grid(True, which="major", color="#e5e7eb", linewidth=0.6)
+        ax.set_axisbelow(True)
+        ax.spines[["top", "right"]].set_visible(False)
+    grid[0].set_ylabel(f"microseconds a step, {threads} threads")
+    grid[0].legend(frameon=False, fontsize=8)
+    _sign(figure, rows)
+    _save(figure, path)
+    return True
+
+
+def draw(rows: Sequence[Row], folder: Path) -> list[Path]:
+    """Every picture that the rows have data for."""
+    timed = [row for row in rows if row["suite"] != "limits"]
+    wanted: list[tuple[Callable[[Path], bool], str]] = [
+        (partial(overhead, timed), "bench_overhead.png"),
+        (partial(scaling, timed), "bench_scaling.png"),
+    ]
+    sizes = (
+        ("tiny", "On 32 x 128 (call overhead)", range(33)),
+        ("cache", "On 2048 x 128 (in cache)", range(2048, 2049)),
+        ("memory", "On 65536 x 128 (from memory)", range(65536, 65537)),
+    )
+    for name, title, inside in sizes:
+        part = [
+            row for row in timed
+            if int(row["rows"]) in inside and row["mode"] in ("autograd", "value_and_grad")
+        ]  # fmt: skip
+        wanted.append((partial(ratios, part, title), f"bench_{name}.png"))
+    return [folder / name for make, name in wanted if make(folder / name)]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns 0, or 2 if there is nothing to draw or no matplotlib."""
+    parser = argparse.ArgumentParser(prog="python -m bench.plot", description=__doc__)
+    parser.add_argument("--csv", type=Path, default=results.DEFAULT_CSV)
+    parser.add_argument("--out", type=Path, default=IMAGES, help="folder; default docs/img")
+    options = parser.parse_args(arguments)
+    try:
+        pictures = draw(results.latest(results.read(options.csv)), options.out)
+    except (BenchError, OSError) as error:
+        print(f"bench.plot: error: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        print(f"bench.plot needs {error.name}: pip install matplotlib", file=sys.stderr)
+        return 2
+    for picture in pictures:
+        print(picture)
+    if not pictures:
+        print(f"bench.plot: nothing to draw in {options.csv}", file=sys.stderr)
+    return 0 if pictures else 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

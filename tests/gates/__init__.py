@@ -1,0 +1,1 @@
+"""What stands guard over compiled code: SASS, memory traffic, launches, C++ tests."""

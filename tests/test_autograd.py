@@ -1,0 +1,132 @@
+"""First and second derivatives against finite differences, subsets of inputs, repeated backward."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from cases import CASES, ONE_EACH, SMOOTH, exact
+
+
+def run(case, target, reduction):
+    def function(*tensors):
+        return case.function(*case.arguments(list(tensors), target), **case.keywords(reduction))
+
+    return function
+
+
+@pytest.mark.parametrize("case", SMOOTH, ids=lambda c: c.id)
+def test_gradcheck(case, backend):
+    for reduction in case.reductions:
+        tensors, target = case.make((5, 7), device=backend.device, seed=2)
+        assert torch.autograd.gradcheck(run(case, target, reduction), tensors)
+
+
+@pytest.mark.parametrize("case", SMOOTH, ids=lambda c: c.id)
+def test_gradgradcheck(case, backend):
+    for reduction in case.reductions:
+        tensors, target = case.make((4, 5), device=backend.device, seed=2)
+        assert torch.autograd.gradgradcheck(run(case, target, reduction), tensors)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.id)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_double_backward_of_lower_precision(case, backend, dtype):
+    """Against the oracle's second derivative, where finite differences can't see."""
+    if case.options.get("p") in (0.0, -1.0, 0.5, float("-inf")):
+        pytest.skip("the oracle's second derivative is infinite or missing")
+    tensors, target = case.make((6, 9), dtype, backend.device)
+    weights = [torch.rand_like(t) for t in tensors]
+
+    def second(function, leaves, label, ws):
+        value = function(*case.arguments(leaves, label), **case.keywords("none"))
+        first = torch.autograd.grad(value.sum(), leaves, create_graph=True)
+        dot = sum((g * w).sum() for g, w in zip(first, ws, strict=True))
+        found = torch.autograd.grad(dot, leaves, allow_unused=True)
+        return [torch.zeros_like(t) if g is None else g for g, t in zip(found, leaves, strict=True)]
+
+    label = None if target is None else target.cpu()
+    wide = [t.detach().cpu().double().requires_grad_() for t in tensors]
+    expected = second(case.reference, wide, label, [w.cpu().double() for w in weights])
+    actual = second(case.function, tensors, target, weights)
+    largest = max(float(e.abs().max()) for e in expected)
+    tolerance = {torch.float32: 2e-4, torch.float16: 4e-3, torch.bfloat16: 3e-2}[dtype]
+    for a, e in zip(actual, expected, strict=True):
+        assert a.dtype == dtype
+        assert float((a.cpu().double() - e).abs().max()) <= tolerance * (largest + 1e-30)
+
+
+@pytest.mark.parametrize("case", ONE_EACH, ids=lambda c: c.name)
+def test_requires_grad_subsets(case, backend):
+    tensors, target = case.make((11, 6), torch.float32, backend.device, requires_grad=False)
+    full = [t.clone().requires_grad_() for t in tensors]
+    case.function(*case.arguments(full, target), **case.keywords("none")).sum().backward()
+    for mask in range(1, 2**case.inputs):
+        leaves = [t.clone().requires_grad_(bool(mask >> j & 1)) for j, t in enumerate(tensors)]
+        case.function(*case.arguments(leaves, target), **case.keywords("none")).sum().backward()
+        for j, leaf in enumerate(leaves):
+            if mask >> j & 1:
+                assert torch.equal(leaf.grad, full[j].grad)
+            else:
+                assert leaf.grad is None
+
+
+@pytest.mark.parametrize("case", ONE_EACH, ids=lambda c: c.name)
+def test_no_graph_when_nothing_requires_grad(case, backend):
+    tensors, target = case.make((3, 4), torch.float32, backend.device, requires_grad=False)
+    assert case.function(*case.arguments(tensors, target)).grad_fn is None
+    leaves, target = case.make((3, 4), torch.float32, backend.device)
+    with torch.no_grad():
+        assert case.function(*case.arguments(leaves, target)).grad_fn is None
+
+
+@pytest.mark.parametrize("case", ONE_EACH, ids=lambda c: c.name)
+def test_backward_twice_with_different_upstream_gradients(case, backend):
+    """A gradient made once and scaled by the first upstream would fail here (Liger 968, 1298)."""
+    tensors, target = case.make((6, 5), torch.float64, backend.device)
+    value = case.function(*case.arguments(tensors, target), **case.keywords("none"))
+    for seed in range(2):
+        upstream = torch.randn(6, generator=torch.Generator().manual_seed(seed)).double()
+        upstream = upstream.to(backend.device)
+        _, expected = exact(case, tensors, target, "none", upstream)
+        found = torch.autograd.grad(value, tensors, upstream, retain_graph=True)
+        for a, e in zip(found, expected, strict=True):
+            torch.testing.assert_close(a.cpu(), e)
+
+
+@pytest.mark.parametrize("case", ONE_EACH, ids=lambda c: c.name)
+def test_third_derivative_is_an_error_not_a_zero(case, backend):
+    tensors, target = case.make((3, 4), torch.float64, backend.device)
+    value = case.function(*case.arguments(tensors, target), **case.keywords("none")).sum()
+    (first, *_) = torch.autograd.grad(value, tensors, create_graph=True)
+    (second, *_) = torch.autograd.grad(first.sum(), tensors, create_graph=True)
+    with pytest.raises(RuntimeError, match="not implemented"):
+        torch.autograd.grad(second.sum(), tensors)
+
+
+@pytest.mark.parametrize("case", ONE_EACH, ids=lambda c: c.name)
+def test_modified_inputs_are_noticed(case, backend):
+    tensors, target = case.make((3, 4), torch.float32, backend.device)
+    leaves = [t * 1 for t in tensors]
+    value = case.function(*case.arguments(leaves, target), **case.keywords("none"))
+    leaves[0].add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        value.sum().backward()
+
+
+@pytest.mark.parametrize("case", [c for c in ONE_EACH if c.has_target], ids=lambda c: c.name)
+def test_deepcopied_module_is_independent(case):
+    import siamcuda
+
+    module = {
+        "contrastive_loss": siamcuda.nn.ContrastiveLoss,
+        "chopra_loss": siamcuda.nn.ChopraLoss,
+    }
+    original = module[case.name]()
+    clone = copy.deepcopy(original)
+    clone.reduction = "sum"
+    tensors, target = case.make((8, 4))
+    assert original.reduction == "mean"
+    torch.testing.assert_close(original(*tensors, target) * 8, clone(*tensors, target))
+    assert "reduction='sum'" in repr(clone)

@@ -254,7 +254,7 @@ def _autograd(op: Op, rows: int, compiled: bool) -> Task:
         def step() -> Tensor:
             clean()
             loss: Tensor = function(*arguments)
-            loss.backward(upstream)  # type: ignore[no-untyped-call]
+            loss.backward(upstream)
             return loss
 
         def outputs() -> list[Tensor]:

@@ -173,7 +173,7 @@ def scaling(rows: Sequence[Row], path: Path) -> bool:
         ax.grid(True, which="major", color="#e5e7eb", linewidth=0.6)
         ax.set_axisbelow(True)
         ax.spines[["top", "right"]].set_visible(False)
-    grid[0].set_ylabel(f"microseconds a step, {threads} threads")
+    grid[0].set_ylabel(f"microseconds a step, {threads} thread{'s' if threads > 1 else ''}")
     grid[0].legend(frameon=False, fontsize=8)
     _sign(figure, rows)
     _save(figure, path)

@@ -147,7 +147,10 @@ def _limits(rows: Sequence[Row]) -> str:
         + [found.get((name, count), "") for count in counts]
         for name in names
     ]
-    return _markdown(("limit", "unit", *(f"{count} threads" for count in counts)), lines)
+    return _markdown(
+        ("limit", "unit", *(f"{count} thread{'s' if count != '1' else ''}" for count in counts)),
+        lines,
+    )
 
 
 def _section(mode: Callable[[Row], bool]) -> Callable[[Sequence[Row]], str]:

@@ -8,9 +8,17 @@
 4.0
 """
 
-from siamcuda import functional, nn, reference, value_and_grad
+from siamcuda import functional, nn, reference, value_and_grad, verification
 from siamcuda._info import __version__, build_info
 from siamcuda.functional import *
 
-__all__ = ["__version__", "build_info", "functional", "nn", "reference", "value_and_grad"]
+__all__ = [
+    "__version__",
+    "build_info",
+    "functional",
+    "nn",
+    "reference",
+    "value_and_grad",
+    "verification",
+]
 __all__ += functional.__all__

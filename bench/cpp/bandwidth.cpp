@@ -86,7 +86,7 @@ void write_array_streaming(float* to, int64_t n) {
   fence();
 }
 
-// --- fused multiply-adds in registers; returns the operations done --------------------------------
+// --- fused multiply-adds in registers; returns the operations done -------------------------------
 
 constexpr int64_t kFmaLoops = 2000000;
 
@@ -145,7 +145,7 @@ double fma_work() {
   return fma_baseline();
 }
 
-// --- measuring ------------------------------------------------------------------------------------
+// --- measuring -----------------------------------------------------------------------------------
 
 // Seconds from the moment all threads stand ready until the last has finished.
 double seconds_of(int threads, const std::function<void(int)>& work) {

@@ -82,8 +82,8 @@ class ChopraNet(nn.Module):
     F6    ``embedding`` units (the paper: 50)         embedding
     ====  ==========================================  ================
 
-    Each layer ends in tanh, F6 too. The paper does not print its C3 table; here each map sees
-    5 of the 15 maps of S2, which is one choice of "partially connected".
+    Each layer ends in tanh, F6 too. "Partially connected" leaves open which maps of S2 a map of C3
+    sees; here it is 5 of the 15, and no two maps of C3 see the same five.
     """
 
     def __init__(self, embedding: int = 50) -> None:
@@ -95,7 +95,8 @@ class ChopraNet(nn.Module):
         self.c5 = nn.Conv2d(45, 250, 5)
         self.f6 = nn.Linear(250, embedding)
 
-    def forward(self, images: Tensor) -> Tensor:  # (N, 1, 56, 46) -> (N, embedding)
+    def forward(self, images: Tensor) -> Tensor:
+        """Embed grey images in [0, 1]: (N, 1, 56, 46) -> (N, embedding)."""
         x = torch.tanh(self.s2(torch.tanh(self.c1(standardise(images)))))
         x = torch.tanh(self.s4(torch.tanh(self.c3(x))))
         x = torch.tanh(self.c5(x)).flatten(1)
@@ -124,7 +125,8 @@ class SmallConvNet(nn.Module):
             nn.MaxPool2d(2),
         )
 
-    def forward(self, images: Tensor) -> Tensor:  # (N, 1, 56, 46) -> (N, embedding)
+    def forward(self, images: Tensor) -> Tensor:
+        """Embed grey images in [0, 1]: (N, 1, 56, 46) -> (N, embedding)."""
         x = self.blocks(standardise(images))  # (N, 4w, 3, 2)
         return functional.normalize(self.norm(self.head(x.flatten(1))))
 

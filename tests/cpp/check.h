@@ -56,7 +56,8 @@ template <class A, class B>
 void equal(const char* file, int line, const char* text, const A& got, const B& expected,
            const std::string& where) {
   if (got == expected) return;
-  fail(file, line, std::string(text) + where + ": got " + show(got) + ", expected " + show(expected));
+  fail(file, line,
+       std::string(text) + where + ": got " + show(got) + ", expected " + show(expected));
 }
 
 // |got − expected| ≤ tolerance · (1 + |expected|); NaN meets NaN.
@@ -69,8 +70,9 @@ inline bool is_near(double got, double expected, double tolerance) {
 inline void near(const char* file, int line, const char* text, double got, double expected,
                  double tolerance, const std::string& where) {
   if (is_near(got, expected, tolerance)) return;
-  fail(file, line, std::string(text) + where + ": got " + show(got) + ", expected " +
-                       show(expected) + " within " + show(tolerance));
+  fail(file, line,
+       std::string(text) + where + ": got " + show(got) + ", expected " + show(expected) +
+           " within " + show(tolerance));
 }
 
 inline bool run_one(const Test& test) {
@@ -109,17 +111,17 @@ inline int run_tests(int argc, char** argv) {
 
 }  // namespace siamcuda::check
 
-#define SIAM_TEST(name)                                                      \
-  static void test_##name();                                                 \
+#define SIAM_TEST(name)                                                         \
+  static void test_##name();                                                    \
   static const ::siamcuda::check::Register register_##name(#name, test_##name); \
   static void test_##name()
 
 #define SIAM_TEST_MAIN() \
   int main(int argc, char** argv) { return ::siamcuda::check::run_tests(argc, argv); }
 
-#define SIAM_CHECK_AT(condition, where)                                                     \
-  do {                                                                                      \
-    if (!(condition))                                                                       \
+#define SIAM_CHECK_AT(condition, where)                                                            \
+  do {                                                                                             \
+    if (!(condition))                                                                              \
       ::siamcuda::check::fail(__FILE__, __LINE__, std::string("not true: " #condition) + (where)); \
   } while (false)
 #define SIAM_CHECK(condition) SIAM_CHECK_AT(condition, "")

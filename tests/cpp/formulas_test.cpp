@@ -5,6 +5,8 @@
 // Options are made from the formula itself: numbers from a short list and the schema's default,
 // strings from the words that its own error message offers. A row that no set of options reaches
 // fails the test, so a new loss is either covered or says that it is not.
+#include "math/formulas.h"
+
 #include <cstdint>
 #include <random>
 #include <set>
@@ -14,7 +16,6 @@
 #include <vector>
 
 #include "check.h"
-#include "math/formulas.h"
 
 namespace {
 

@@ -19,17 +19,33 @@ using emulator::Buffer;
 constexpr int64_t k16 = int64_t{1} << 16, k31 = int64_t{1} << 31, k32 = int64_t{1} << 32;
 
 const std::vector<int64_t>& row_counts() {
-  static const std::vector<int64_t> rows = {
-      0,       1,       2,   63,      64,      65,  127,     128,     129,
-      k16 - 2, k16 - 1, k16, k31 - 1, k31,     k31 + 1, k32 - 1, k32, k32 + 1,
-      (int64_t{1} << 37) + 1, int64_t{1} << 46};
+  static const std::vector<int64_t> rows = {0,
+                                            1,
+                                            2,
+                                            63,
+                                            64,
+                                            65,
+                                            127,
+                                            128,
+                                            129,
+                                            k16 - 2,
+                                            k16 - 1,
+                                            k16,
+                                            k31 - 1,
+                                            k31,
+                                            k31 + 1,
+                                            k32 - 1,
+                                            k32,
+                                            k32 + 1,
+                                            (int64_t{1} << 37) + 1,
+                                            int64_t{1} << 46};
   return rows;
 }
 
 const std::vector<int64_t>& column_counts() {
   static const std::vector<int64_t> columns = {
-      0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256,
-      512, 1021, 4096, k31 - 1, k31, k31 + 1, k32 + 1};
+      0,  1,  2,  3,   4,   5,   7,   8,   9,   15,   16,   17,      31,  32,      33,
+      63, 64, 65, 127, 128, 129, 255, 256, 512, 1021, 4096, k31 - 1, k31, k31 + 1, k32 + 1};
   return columns;
 }
 
@@ -55,7 +71,8 @@ void for_each_shape(Check check) {
   }
 }
 
-// The first row of tile t is t · tile_rows, so this says that tiles neither overlap nor leave a gap.
+// The first row of tile t is t · tile_rows, so this says that tiles neither overlap nor leave a
+// gap.
 SIAM_TEST(tiles_hold_every_row_once) {
   for_each_shape([](int64_t rows, int64_t, DType, int, const RowLaunch& launch,
                     const std::string& where) {
@@ -68,26 +85,26 @@ SIAM_TEST(tiles_hold_every_row_once) {
 }
 
 SIAM_TEST(grid_is_within_cuda_limits) {
-  for_each_shape([](int64_t rows, int64_t, DType, int sms, const RowLaunch& launch,
-                    const std::string& where) {
-    SIAM_CHECK_AT(launch.grid <= 0x7fffffffu, where);
-    SIAM_CHECK_AT(static_cast<int64_t>(launch.grid) <= launch.tiles, where);
-    SIAM_CHECK_AT((launch.grid > 0) == (rows > 0), where);
-    // Persistent: as many blocks as are resident at once, and no more.
-    const int64_t resident = int64_t{sms > 0 ? sms : 1} * kRowBlocksPerSm;
-    SIAM_CHECK_AT(launch.grid == std::min(launch.tiles, resident), where);
-  });
+  for_each_shape(
+      [](int64_t rows, int64_t, DType, int sms, const RowLaunch& launch, const std::string& where) {
+        SIAM_CHECK_AT(launch.grid <= 0x7fffffffu, where);
+        SIAM_CHECK_AT(static_cast<int64_t>(launch.grid) <= launch.tiles, where);
+        SIAM_CHECK_AT((launch.grid > 0) == (rows > 0), where);
+        // Persistent: as many blocks as are resident at once, and no more.
+        const int64_t resident = int64_t{sms > 0 ? sms : 1} * kRowBlocksPerSm;
+        SIAM_CHECK_AT(launch.grid == std::min(launch.tiles, resident), where);
+      });
   SIAM_CHECK(kRowThreads <= 1024 && kRowThreads % 32 == 0);
 }
 
 SIAM_TEST(lanes_are_a_fraction_of_a_warp) {
-  for_each_shape([](int64_t, int64_t, DType, int, const RowLaunch& launch,
-                    const std::string& where) {
-    SIAM_CHECK_AT(launch.lanes >= 1 && launch.lanes <= 32, where);
-    SIAM_CHECK_AT((launch.lanes & (launch.lanes - 1)) == 0, where);
-    // Every group of a block makes as many steps over a tile: shuffles need all of them.
-    SIAM_CHECK_AT(launch.tile_rows % (kRowThreads / launch.lanes) == 0, where);
-  });
+  for_each_shape(
+      [](int64_t, int64_t, DType, int, const RowLaunch& launch, const std::string& where) {
+        SIAM_CHECK_AT(launch.lanes >= 1 && launch.lanes <= 32, where);
+        SIAM_CHECK_AT((launch.lanes & (launch.lanes - 1)) == 0, where);
+        // Every group of a block makes as many steps over a tile: shuffles need all of them.
+        SIAM_CHECK_AT(launch.tile_rows % (kRowThreads / launch.lanes) == 0, where);
+      });
 }
 
 // Promise 4: neither the order of a row's sum nor which rows are summed together may depend on how

@@ -5,13 +5,14 @@
 // std::ldexp, and rounding is a search among all finite values for the nearest, ties to the even
 // one. Rounding is monotone, so being right at each midpoint and on both sides of it is being right
 // everywhere between; a stride over all floats makes sure.
+#include "math/numerics.h"
+
 #include <algorithm>
 #include <cstdint>
 #include <limits>
 #include <vector>
 
 #include "check.h"
-#include "math/numerics.h"
 
 namespace {
 
@@ -137,9 +138,7 @@ SIAM_TEST(half_rounds_at_every_midpoint) { rounds_at_every_midpoint(kHalf, math:
 SIAM_TEST(half_overflows_where_it_must) { overflows_where_it_must(kHalf, math::float_to_half); }
 SIAM_TEST(half_rounds_a_stride_of_floats) { rounds_a_stride_of_floats(kHalf, math::float_to_half); }
 
-SIAM_TEST(bfloat16_widens_every_value) {
-  widens_every_value(kBFloat16, math::bfloat16_to_float);
-}
+SIAM_TEST(bfloat16_widens_every_value) { widens_every_value(kBFloat16, math::bfloat16_to_float); }
 SIAM_TEST(bfloat16_returns_every_value) {
   returns_every_value(kBFloat16, math::bfloat16_to_float, math::float_to_bfloat16);
 }
@@ -181,13 +180,12 @@ math::Real<S> constant(double x) {
   return static_cast<math::Real<S>>(x);
 }
 
-#define SIAM_DUAL_TEST(name, expression)                                      \
-  SIAM_TEST(name) {                                                           \
-    tangent_is_the_derivative(#name, []([[maybe_unused]] auto x,              \
-                                        [[maybe_unused]] auto y) {            \
-      using S [[maybe_unused]] = decltype(x);                                 \
-      return expression;                                                      \
-    });                                                                       \
+#define SIAM_DUAL_TEST(name, expression)                                                    \
+  SIAM_TEST(name) {                                                                         \
+    tangent_is_the_derivative(#name, []([[maybe_unused]] auto x, [[maybe_unused]] auto y) { \
+      using S [[maybe_unused]] = decltype(x);                                               \
+      return expression;                                                                    \
+    });                                                                                     \
   }
 
 SIAM_DUAL_TEST(dual_plus, x + y)
@@ -197,7 +195,7 @@ SIAM_DUAL_TEST(dual_product, (x * y))
 SIAM_DUAL_TEST(dual_quotient, x / y)
 SIAM_DUAL_TEST(dual_chain, (x * y + x) / (y * y))
 SIAM_DUAL_TEST(dual_sqrt, math::sqrt(x))
-SIAM_DUAL_TEST(dual_exp, math::exp(x * S(constant<S>(0.25))))
+SIAM_DUAL_TEST(dual_exp, math::exp(x* S(constant<S>(0.25))))
 SIAM_DUAL_TEST(dual_log1p, math::log1p(x))
 SIAM_DUAL_TEST(dual_pow, math::pow(x, constant<S>(1.7)))
 SIAM_DUAL_TEST(dual_abs, math::abs(x))

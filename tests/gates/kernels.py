@@ -1,0 +1,244 @@
+"""What each kernel promises about its machine code, by family, and what is to be said against it.
+
+A kernel that no rule knows is a complaint: a new family says here what its main loop must be.
+
+Row kernels are bound by memory, so arithmetic as the bulk of their issue slots would be no merit.
+What is asked instead of the stretch that sums a row (from the first held load to the end of the
+loop over what is left): it loads in whole 16-byte accesses only, as many together as the header
+says, and loads at least MIN_BYTES_PER_SLOT for each instruction that a warp issues there. The
+fastest memory over the most schedulers delivers about 7 bytes a slot (B200: 8 TB/s, 148 SMs, 4
+schedulers, 1.9 GHz; H100: 3.8; A100: 2.6), so that stretch waits for memory, not for issue. That is
+arithmetic on data sheets: nothing here has been timed, what a row costs besides (its index, label,
+formula and shuffles) is not in it, and neither is the rate of float64 units.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gates import sass
+from gates.sass import Instruction, Loop, Usage
+
+HELD = 4  # kHeldAccesses
+ACCESS = 16  # kAccessBytes
+WARP = 32
+MIN_BYTES_PER_SLOT = 8.0
+#: 65536 registers over the blocks that __launch_bounds__ asks for, of 128 threads each.
+REGISTERS = {4: 128, 3: 168, 1: 255}
+#: Loads and stores that are not of rows: a label of any of 9 types, an upstream gradient of any of
+#: 4; values of any of 4 types, and 7 fields of partial sums.
+SCALAR_LOADS = 9 + 4
+SCALAR_STORES = 4 + 7
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What a mangled name says."""
+
+    symbol: str
+    family: str
+    loss: str = ""
+    row: str = ""
+    element: str = ""
+    storage: str = ""
+    aligned: bool = False
+    gradient: bool = False
+
+    @property
+    def inputs(self) -> int:
+        return 3 if self.row.startswith("Triplet") else 2
+
+    @property
+    def held(self) -> bool:
+        """Whether rows are kept in registers between their sum and their gradient."""
+        return self.element != "PowerDifference"
+
+    @property
+    def blocks(self) -> int:
+        """Blocks an SM that __launch_bounds__ asks for."""
+        if self.family != "rows_kernel":
+            return 1
+        return 3 if self.row == "TripletSwap" or (self.inputs == 3 and self.gradient) else 4
+
+    def __str__(self) -> str:
+        if self.family == "reduce_kernel":
+            return self.family
+        flags = "" if self.family != "rows_kernel" else f", {self.aligned}, {self.gradient}"
+        return f"{self.family}<{self.loss}, {self.row}<{self.element}>, {self.storage}{flags}>"
+
+
+_LENGTH = re.compile(r"(?<![S\d])\d+")
+_FAMILY = re.compile(r"^_ZN8siamcuda4cuda\d+(\w+?_kernel)I")
+_FLAGS = re.compile(r"Lb([01])ELb([01])EEEv")
+_STORAGE = re.compile(r"(4HalfE|8BFloat16E|E+f|E+d|sf|sd)(?:Lb[01]ELb[01]E)?EEv")
+_STORAGES = {"4HalfE": "Half", "8BFloat16E": "BFloat16", "f": "float", "d": "double"}
+
+
+def _identifiers(symbol: str) -> list[str]:
+    """The names in a mangled symbol: a length, then as many letters; S2_ repeats an earlier one."""
+    found, at = [], 0
+    while match := _LENGTH.search(symbol, at):
+        length = int(match[0])
+        name = symbol[match.end() : match.end() + length]
+        if re.fullmatch(r"[A-Za-z_]\w*", name):
+            found.append(name)
+            at = match.end() + length
+        else:
+            at = match.end()
+    return found
+
+
+def describe(symbol: str) -> Kernel:
+    """What the mangled name of a kernel of siamcuda says about it."""
+    match = _FAMILY.match(symbol)
+    if match is None:
+        return Kernel(symbol, "")
+    family = match[1]
+    if not family.startswith("rows_"):
+        return Kernel(symbol, family)
+    names = [name for name in _identifiers(symbol) if name not in ("siamcuda", "cuda", "math")]
+    elements = [name for name in names[2:] if name.endswith("Difference")]
+    storage = _STORAGE.search(symbol)
+    flags = _FLAGS.search(symbol)
+    return Kernel(
+        symbol,
+        family,
+        loss=names[1],
+        row=names[2],
+        element=elements[0] if elements else "",
+        storage="" if storage is None else _STORAGES[storage[1].lstrip("Es")],
+        aligned=flags is not None and flags[1] == "1",
+        gradient=flags is not None and flags[2] == "1",
+    )
+
+
+# --- registers and local memory -------------------------------------------------------------------
+
+FAMILIES = ("rows_kernel", "rows_double_backward_kernel", "reduce_kernel")
+#: Kernels that may have a stack frame, by (family, element, storage), and why. None needs one.
+STACK_EXEMPTIONS: dict[tuple[str, str, str], str] = {}
+
+
+def usage_complaints(usage: Usage) -> list[str]:
+    """Registers above the launch bounds, spills, stack frames."""
+    kernel = describe(usage.kernel)
+    where = f"{usage.arch} {kernel if kernel.family else usage.kernel}"
+    if kernel.family not in FAMILIES:
+        return [f"{where}: no rule knows this kernel; add one to tests/gates/kernels.py"]
+    found = []
+    if usage.registers > REGISTERS[kernel.blocks]:
+        limit = REGISTERS[kernel.blocks]
+        found.append(f"{where}: {usage.registers} registers, launch bounds allow {limit}")
+    exempt = (kernel.family, kernel.element, kernel.storage) in STACK_EXEMPTIONS
+    if (usage.stack or usage.local) and not exempt:
+        found.append(f"{where}: {usage.stack} bytes of stack and {usage.local} of local memory")
+    return found
+
+
+# --- main loops of row kernels --------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Summing:
+    """The stretch of a row kernel that sums a row."""
+
+    code: tuple[Instruction, ...]  # without the loop over what is left
+    rest: Loop  # that loop
+    loads: int  # 16-byte loads in `code`
+
+    @property
+    def bytes_per_slot(self) -> float:
+        return WARP * ACCESS * self.loads / len(self.code)
+
+
+def find_row_loop(loops: Sequence[Loop]) -> Loop | None:
+    """The loop over rows: it has the most 16-byte loads of its own and a loop of accesses in it."""
+    around = [
+        loop
+        for loop in loops
+        if any(sass.is_accumulation(o) and _inside(o, loop) for o in loops)
+        and sass.count(loop.own, "SHFL", "CALL", "WARPSYNC", "BRA") > 0
+    ]
+    return max(around, key=lambda loop: sass.count(loop.own, "LDG", width=ACCESS), default=None)
+
+
+def _inside(inner: Loop, outer: Loop) -> bool:
+    if inner.header == outer.header:
+        return False
+    return any(i.address == inner.header for i in outer.instructions)
+
+
+def find_summing(loops: Sequence[Loop], row_loop: Loop) -> Summing | None:
+    wide = [i.address for i in row_loop.own if i.name == "LDG" and i.width == ACCESS]
+    accesses = [o for o in loops if sass.is_accumulation(o) and _inside(o, row_loop)]
+    behind = [loop for loop in accesses if wide and loop.header > wide[0]]
+    if not behind:
+        return None
+    first = wide[0]
+    end = max(i.address for i in behind[0].instructions)
+    code = tuple(i for i in row_loop.own if first <= i.address <= end)
+    return Summing(code, behind[0], sass.count(code, "LDG", width=ACCESS))
+
+
+def code_complaints(arch: str, kernel: Kernel, code: Sequence[Instruction]) -> list[str]:
+    """What is wrong with the machine code of one kernel."""
+    found = []
+    if sass.count(code, *sass.LOCAL):
+        found.append(f"{sass.count(code, *sass.LOCAL)} accesses of local memory")
+    if kernel.family == "rows_kernel":
+        found += _aligned(kernel, code) if kernel.aligned else _unaligned(code)
+    return [f"{arch} {kernel}: {text}" for text in found]
+
+
+def _unaligned(code: Sequence[Instruction]) -> list[str]:
+    wide = sass.count(code, "LDG", "STG", width=ACCESS)
+    return [f"{wide} accesses of 16 bytes, which would fault"] if wide else []
+
+
+def _aligned(kernel: Kernel, code: Sequence[Instruction]) -> list[str]:
+    found = []
+    loads, stores = (sass.narrower(code, name, ACCESS) for name in ("LDG", "STG"))
+    if loads > SCALAR_LOADS:
+        found.append(f"{loads} loads below 16 bytes, labels and upstream need {SCALAR_LOADS}")
+    if stores > SCALAR_STORES:
+        found.append(f"{stores} stores below 16 bytes, values and sums need {SCALAR_STORES}")
+    wide_stores = sass.count(code, "STG", width=ACCESS)
+    if not kernel.gradient and wide_stores:
+        found.append(f"{wide_stores} stores of 16 bytes in a kernel without gradients")
+
+    loops = sass.loops(code)
+    accesses = [loop for loop in loops if sass.is_accumulation(loop)]
+    row_loop = find_row_loop(loops)
+    if row_loop is None:
+        return [*found, "no loop over rows with a loop of accesses in it"]
+    for loop in accesses:
+        where = f"the loop at {loop.header:#x}"
+        if sass.narrower(loop.own, "LDG", ACCESS):
+            found.append(f"{where} has loads below 16 bytes")
+        if sass.count(loop.own, "LDG", width=ACCESS) % kernel.inputs:
+            found.append(f"{where} does not load all {kernel.inputs} inputs alike")
+        if sass.narrower(loop.own, "STG", ACCESS):
+            found.append(f"{where} has stores below 16 bytes")
+    if kernel.gradient and not any(sass.count(loop.own, "STG", width=ACCESS) for loop in accesses):
+        found.append("no loop of accesses stores 16 bytes at once")
+    if not kernel.held:
+        return found
+    summing = find_summing(loops, row_loop)
+    if summing is None:
+        return [*found, "no 16-byte loads that are held, with a loop of accesses behind them"]
+    wanted = HELD * kernel.inputs
+    if summing.loads != wanted:
+        found.append(f"{summing.loads} loads of 16 bytes are held, not {wanted}")
+    if sass.narrower(summing.code, "LDG", ACCESS):
+        found.append("loads below 16 bytes while a row is summed")
+    if kernel.gradient and sass.count(row_loop.own, "STG", width=ACCESS) != wanted:
+        stored = sass.count(row_loop.own, "STG", width=ACCESS)
+        found.append(f"{stored} stores of 16 bytes for what is held, not {wanted}")
+    if summing.bytes_per_slot < MIN_BYTES_PER_SLOT:
+        found.append(
+            f"{summing.bytes_per_slot:.1f} bytes an issue slot while a row is summed, below "
+            f"{MIN_BYTES_PER_SLOT}"
+        )
+    return found

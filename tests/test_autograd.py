@@ -130,3 +130,56 @@ def test_deepcopied_module_is_independent(case):
     assert original.reduction == "mean"
     torch.testing.assert_close(original(*tensors, target) * 8, clone(*tensors, target))
     assert "reduction='sum'" in repr(clone)
+
+
+LOSSES = [c for c in CASES if c.reductions != ("none",)]
+
+
+@pytest.mark.parametrize("case", LOSSES, ids=lambda c: c.id)
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_gradients_made_in_forward_equal_those_made_in_backward(case, backend, reduction):
+    """See Note [Gradients made in forward] in csrc/ops/loss_op.h."""
+    tensors, target = case.make((70, 33), torch.float32, backend.device)
+    arguments = case.arguments(tensors, target)
+    keywords = case.keywords(reduction)
+    first = torch.autograd.grad(case.function(*arguments, **keywords), tensors)
+    # With create_graph, and again with what the first call kept taken away: the plain operator.
+    value = case.function(*arguments, **keywords)
+    with_graph = torch.autograd.grad(value, tensors, create_graph=True)
+    for a, e in zip(with_graph, first, strict=True):
+        assert torch.equal(a, e)
+    value = case.function(*arguments, **keywords)
+    taken = torch.autograd.grad(value, tensors, retain_graph=True)
+    for t in taken:
+        t.fill_(7)  # whoever gets a gradient may write into it
+    for a, e in zip(torch.autograd.grad(value, tensors, retain_graph=True), first, strict=True):
+        assert torch.equal(a, e)
+    # Upstream gradients other than 1, before and after.
+    for order in ((0.25, 1.0), (1.0, 0.25)):
+        value = case.function(*arguments, **keywords)
+        for factor in order:
+            found = torch.autograd.grad(value * factor, tensors, retain_graph=True)
+            for a, e in zip(found, first, strict=True):
+                torch.testing.assert_close(a, e * factor)
+
+
+@pytest.mark.parametrize("case", ONE_EACH, ids=lambda c: c.name)
+def test_accumulation_into_grad(case, backend):
+    tensors, target = case.make((9, 5), torch.float32, backend.device)
+    reduction = case.reductions[-1]
+    for _ in range(2):
+        case.function(*case.arguments(tensors, target), **case.keywords(reduction)).sum().backward()
+    twice = [t.grad.clone() for t in tensors]
+    value = case.function(*case.arguments(tensors, target), **case.keywords(reduction)).sum()
+    for a, e in zip(twice, torch.autograd.grad(value, tensors), strict=True):
+        torch.testing.assert_close(a, 2 * e)
+
+
+def test_zero_rows_stay_zero_under_an_infinite_upstream_gradient(backend):
+    import siamcuda
+
+    x1 = torch.zeros(1, 4, device=backend.device, requires_grad=True)
+    x2 = torch.full((1, 4), 9.0, device=backend.device, requires_grad=True)
+    loss = siamcuda.contrastive_loss(x1, x2, torch.ones(1, device=backend.device))
+    loss.backward(torch.tensor(float("inf"), device=backend.device))
+    assert x1.grad.abs().sum() == 0

@@ -6,7 +6,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-
 from gates import native
 
 ITEMS = [(program, name) for program in native.programs() for name in native.tests_of(program)]

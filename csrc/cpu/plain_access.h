@@ -1,6 +1,8 @@
 // Element access on the CPU: what a label or value reader of math/labels.h is given here.
 #pragma once
 
+#define SIAM_INLINE __attribute__((always_inline)) inline
+
 namespace siamcuda::cpu {
 
 struct PlainLoad {

@@ -16,12 +16,12 @@ struct Lanes<T, C_, true> {
   using V = Vec<C>;
   static constexpr int kWidth = V::kWidth;
   static constexpr bool kCanStream = std::is_same<T, C>::value && SIAM_VECTOR_BYTES >= 32;
-  static V load_all(const T* p) { return load(p); }
-  static V load_some(const T* p, int n) { return load_first(p, n); }
-  static void store_all(T* p, V v) { store(p, v); }
-  static void store_some(T* p, V v, int n) { store_first(p, v, n); }
-  static C total(V v) { return add_lanes(v); }
-  static V some(C x, int n) { return first_lanes(x, n); }
+  static SIAM_INLINE V load_all(const T* p) { return load(p); }
+  static SIAM_INLINE V load_some(const T* p, int n) { return load_first(p, n); }
+  static SIAM_INLINE void store_all(T* p, V v) { store(p, v); }
+  static SIAM_INLINE void store_some(T* p, V v, int n) { store_first(p, v, n); }
+  static SIAM_INLINE C total(V v) { return add_lanes(v); }
+  static SIAM_INLINE V some(C x, int n) { return first_lanes(x, n); }
 };
 
 template <class T, class C_>
@@ -30,16 +30,16 @@ struct Lanes<T, C_, false> {
   using V = C;
   static constexpr int kWidth = 1;
   static constexpr bool kCanStream = false;
-  static V load_all(const T* p) { return static_cast<C>(math::widen(*p)); }
-  static V load_some(const T* p, int) { return load_all(p); }
-  static void store_all(T* p, V v) { *p = math::narrow<T>(v); }
-  static void store_some(T* p, V v, int) { store_all(p, v); }
-  static C total(V v) { return v; }
-  static V some(C x, int) { return x; }
+  static SIAM_INLINE V load_all(const T* p) { return static_cast<C>(math::widen(*p)); }
+  static SIAM_INLINE V load_some(const T* p, int) { return load_all(p); }
+  static SIAM_INLINE void store_all(T* p, V v) { *p = math::narrow<T>(v); }
+  static SIAM_INLINE void store_some(T* p, V v, int) { store_all(p, v); }
+  static SIAM_INLINE C total(V v) { return v; }
+  static SIAM_INLINE V some(C x, int) { return x; }
 };
 
 template <class Row, class T, class L>
-inline void row_sums(const math::StepParams& params, StepContext<typename L::V>& step,
+SIAM_INLINE void row_sums(const math::StepParams& params, StepContext<typename L::V>& step,
                      const T* const* x, int64_t columns, typename L::C* sums) {
   using V = typename L::V;
   using C = typename L::C;
@@ -91,7 +91,7 @@ inline void row_sums(const math::StepParams& params, StepContext<typename L::V>&
 }
 
 template <class Row, class T, class L, bool kAll, bool kStream>
-inline void row_gradient(const StepContext<typename L::V>& step, const T* const* x, T* const* out,
+SIAM_INLINE void row_gradient(const StepContext<typename L::V>& step, const T* const* x, T* const* out,
                          int64_t columns, const typename L::V* coefficient) {
   using V = typename L::V;
   constexpr int kInputs = Row::kInputs, kWidth = L::kWidth;
@@ -123,8 +123,24 @@ inline void row_gradient(const StepContext<typename L::V>& step, const T* const*
   }
 }
 
+template <class Row, class T, class L>
+SIAM_INLINE void row_zeros(T* const* out, int64_t columns, bool stream) {
+  using V = typename L::V;
+  for (int j = 0; j < Row::kInputs; ++j) {
+    if (!out[j]) continue;
+    if constexpr (L::kCanStream) {
+      if (stream) {
+        const V zero(typename L::C(0));
+        for (int64_t c = 0; c < columns; c += L::kWidth) store_streaming(out[j] + c, zero);
+        continue;
+      }
+    }
+    std::memset(static_cast<void*>(out[j]), 0, sizeof(T) * columns);
+  }
+}
+
 template <class Row>
-inline bool needs_rescue(const float* sums) {
+SIAM_INLINE bool needs_rescue(const float* sums) {
   if (!Row::Element::kSquares) return false;
   constexpr int first = std::is_same<Row, math::Products>::value ? 1 : 0;
 #pragma GCC unroll 4
@@ -134,7 +150,7 @@ inline bool needs_rescue(const float* sums) {
   return false;
 }
 template <class Row>
-inline bool needs_rescue(const double*) {
+SIAM_INLINE bool needs_rescue(const double*) {
   return false;
 }
 
@@ -146,7 +162,7 @@ struct RowOutcome {
 };
 
 template <class F, class Row, class T, class L>
-inline RowOutcome do_row(const RowArgs& args, const typename F::Params& params, const T* const* x,
+SIAM_INLINE RowOutcome do_row(const RowArgs& args, const typename F::Params& params, const T* const* x,
                          T* const* out, Label label, double upstream, bool gradient, bool all,
                          bool stream);
 
@@ -162,7 +178,7 @@ __attribute__((noinline, cold)) RowOutcome rescued_row(const RowArgs& args,
 }
 
 template <class F, class Row, class T, class L>
-inline RowOutcome do_row(const RowArgs& args, const typename F::Params& params, const T* const* x,
+SIAM_INLINE RowOutcome do_row(const RowArgs& args, const typename F::Params& params, const T* const* x,
                          T* const* out, Label label, double upstream, bool gradient, bool all,
                          bool stream) {
   using V = typename L::V;
@@ -200,9 +216,7 @@ inline RowOutcome do_row(const RowArgs& args, const typename F::Params& params, 
     zero = zero && c == 0;
   }
   if (zero) {
-    for (int j = 0; j < kInputs; ++j) {
-      if (out[j]) std::memset(static_cast<void*>(out[j]), 0, sizeof(T) * args.columns);
-    }
+    row_zeros<Row, T, L>(out, args.columns, stream);
     return outcome;
   }
   if constexpr (!Row::Element::kVector) {

@@ -3,6 +3,7 @@
 // Included inside the namespace of one level, which sets SIAM_VECTOR_BYTES and one of
 // SIAM_LEVEL_GENERIC, SIAM_LEVEL_AVX2, SIAM_LEVEL_AVX512. Intrinsics stand only where the
 // extensions have no word for the thing: fused multiply-add, masks, 16-bit floats, streaming.
+// SIAM_INLINE stands on everything small: a call that is not inlined here spills every vector.
 
 template <class C>
 struct VectorTypes;
@@ -26,39 +27,39 @@ struct Vec {
   static constexpr int kWidth = SIAM_VECTOR_BYTES / sizeof(C);
   Native v;
 
-  Vec() : v(Native{}) {}
-  Vec(Native native) : v(native) {}             // NOLINT: the same thing
-  Vec(C x) : v(x - Native{}) {}                 // NOLINT: a constant is a vector
+  SIAM_INLINE Vec() : v(Native{}) {}
+  SIAM_INLINE Vec(Native native) : v(native) {}             // NOLINT: the same thing
+  SIAM_INLINE Vec(C x) : v(x - Native{}) {}                 // NOLINT: a constant is a vector
 };
 
 template <class C>
-inline Vec<C> operator+(Vec<C> a, Vec<C> b) {
+SIAM_INLINE Vec<C> operator+(Vec<C> a, Vec<C> b) {
   return a.v + b.v;
 }
 template <class C>
-inline Vec<C> operator-(Vec<C> a, Vec<C> b) {
+SIAM_INLINE Vec<C> operator-(Vec<C> a, Vec<C> b) {
   return a.v - b.v;
 }
 template <class C>
-inline Vec<C> operator-(Vec<C> a) {
+SIAM_INLINE Vec<C> operator-(Vec<C> a) {
   return -a.v;
 }
 template <class C>
-inline Vec<C> operator*(Vec<C> a, Vec<C> b) {
+SIAM_INLINE Vec<C> operator*(Vec<C> a, Vec<C> b) {
   return a.v * b.v;
 }
 template <class C>
-inline Vec<C> magnitude(Vec<C> a) {
+SIAM_INLINE Vec<C> magnitude(Vec<C> a) {
   using I = typename Vec<C>::Integer;
   return (typename Vec<C>::Native)((I)a.v & (VectorTypes<C>::kMagnitude - I{}));
 }
 template <class C>
-inline Vec<C> sign(Vec<C> a) {
+SIAM_INLINE Vec<C> sign(Vec<C> a) {
   const typename Vec<C>::Native zero{};
   return __builtin_convertvector((a.v < zero) - (a.v > zero), typename Vec<C>::Native);
 }
 
-inline Vec<float> multiply_add(Vec<float> a, Vec<float> b, Vec<float> c) {
+SIAM_INLINE Vec<float> multiply_add(Vec<float> a, Vec<float> b, Vec<float> c) {
 #if defined(SIAM_LEVEL_AVX512)
   return (Vec<float>::Native)_mm512_fmadd_ps((__m512)a.v, (__m512)b.v, (__m512)c.v);
 #elif defined(SIAM_LEVEL_AVX2)
@@ -67,7 +68,7 @@ inline Vec<float> multiply_add(Vec<float> a, Vec<float> b, Vec<float> c) {
   return a.v * b.v + c.v;
 #endif
 }
-inline Vec<double> multiply_add(Vec<double> a, Vec<double> b, Vec<double> c) {
+SIAM_INLINE Vec<double> multiply_add(Vec<double> a, Vec<double> b, Vec<double> c) {
 #if defined(SIAM_LEVEL_AVX512)
   return (Vec<double>::Native)_mm512_fmadd_pd((__m512d)a.v, (__m512d)b.v, (__m512d)c.v);
 #elif defined(SIAM_LEVEL_AVX2)
@@ -79,7 +80,7 @@ inline Vec<double> multiply_add(Vec<double> a, Vec<double> b, Vec<double> c) {
 
 // Halving adds in one fixed order: 8, 4, 2, 1 lanes apart.
 template <class C>
-inline C add_lanes(Vec<C> a) {
+SIAM_INLINE C add_lanes(Vec<C> a) {
   C lanes[Vec<C>::kWidth];
   std::memcpy(lanes, &a.v, sizeof(lanes));
 #pragma GCC unroll 8
@@ -91,11 +92,11 @@ inline C add_lanes(Vec<C> a) {
 }
 #if defined(SIAM_LEVEL_AVX512)
 template <>
-inline float add_lanes(Vec<float> a) {
+SIAM_INLINE float add_lanes(Vec<float> a) {
   return _mm512_reduce_add_ps((__m512)a.v);
 }
 template <>
-inline double add_lanes(Vec<double> a) {
+SIAM_INLINE double add_lanes(Vec<double> a) {
   return _mm512_reduce_add_pd((__m512d)a.v);
 }
 #endif
@@ -103,21 +104,21 @@ inline double add_lanes(Vec<double> a) {
 // --- loads: any storage type, whole vectors or the first n lanes with zeros behind ---------------
 
 template <class C>
-inline Vec<C> load(const C* p) {
+SIAM_INLINE Vec<C> load(const C* p) {
   Vec<C> a;
   std::memcpy(&a.v, p, sizeof(a.v));
   return a;
 }
 
 template <class T>
-inline auto load_each(const T* p, int n) {
+SIAM_INLINE auto load_each(const T* p, int n) {
   using C = typename math::Storage<T>::Compute;
   C lanes[Vec<C>::kWidth] = {};
   for (int i = 0; i < n; ++i) lanes[i] = math::widen(p[i]);
   return load<C>(lanes);
 }
 
-inline Vec<float> load(const math::BFloat16* p) {
+SIAM_INLINE Vec<float> load(const math::BFloat16* p) {
   typedef uint16_t Bits __attribute__((vector_size(SIAM_VECTOR_BYTES / 2)));
   typedef uint32_t Wide __attribute__((vector_size(SIAM_VECTOR_BYTES)));
   Bits bits;
@@ -125,7 +126,7 @@ inline Vec<float> load(const math::BFloat16* p) {
   return (Vec<float>::Native)(__builtin_convertvector(bits, Wide) << 16);
 }
 
-inline Vec<float> load(const math::Half* p) {
+SIAM_INLINE Vec<float> load(const math::Half* p) {
 #if defined(SIAM_LEVEL_AVX512)
   return (Vec<float>::Native)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p));
 #elif defined(SIAM_LEVEL_AVX2)
@@ -136,21 +137,21 @@ inline Vec<float> load(const math::Half* p) {
 }
 
 template <class T>
-inline auto load_first(const T* p, int n) {
+SIAM_INLINE auto load_first(const T* p, int n) {
   return load_each(p, n);
 }
 #if defined(SIAM_LEVEL_AVX512)
-inline Vec<float> load_first(const float* p, int n) {
+SIAM_INLINE Vec<float> load_first(const float* p, int n) {
   return (Vec<float>::Native)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
 }
-inline Vec<double> load_first(const double* p, int n) {
+SIAM_INLINE Vec<double> load_first(const double* p, int n) {
   return (Vec<double>::Native)_mm512_maskz_loadu_pd((__mmask8)((1u << n) - 1), p);
 }
-inline Vec<float> load_first(const math::BFloat16* p, int n) {
+SIAM_INLINE Vec<float> load_first(const math::BFloat16* p, int n) {
   const __m256i bits = _mm256_maskz_loadu_epi16((__mmask16)((1u << n) - 1), p);
   return (Vec<float>::Native)_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16);
 }
-inline Vec<float> load_first(const math::Half* p, int n) {
+SIAM_INLINE Vec<float> load_first(const math::Half* p, int n) {
   const __m256i bits = _mm256_maskz_loadu_epi16((__mmask16)((1u << n) - 1), p);
   return (Vec<float>::Native)_mm512_cvtph_ps(bits);
 }
@@ -158,7 +159,7 @@ inline Vec<float> load_first(const math::Half* p, int n) {
 
 // The first n lanes of a constant, zeros behind: a shift must not reach the padding.
 template <class C>
-inline Vec<C> first_lanes(C x, int n) {
+SIAM_INLINE Vec<C> first_lanes(C x, int n) {
   C lanes[Vec<C>::kWidth] = {};
   for (int i = 0; i < n; ++i) lanes[i] = x;
   return load<C>(lanes);
@@ -167,18 +168,18 @@ inline Vec<C> first_lanes(C x, int n) {
 // --- stores: rounded once --------------------------------------------------------------------
 
 template <class C>
-inline void store(C* p, Vec<C> a) {
+SIAM_INLINE void store(C* p, Vec<C> a) {
   std::memcpy(p, &a.v, sizeof(a.v));
 }
 
 template <class T, class C>
-inline void store_each(T* p, Vec<C> a, int n) {
+SIAM_INLINE void store_each(T* p, Vec<C> a, int n) {
   C lanes[Vec<C>::kWidth];
   std::memcpy(lanes, &a.v, sizeof(lanes));
   for (int i = 0; i < n; ++i) p[i] = math::narrow<T>(lanes[i]);
 }
 
-inline void store(math::BFloat16* p, Vec<float> a) {
+SIAM_INLINE void store(math::BFloat16* p, Vec<float> a) {
   typedef uint16_t Bits __attribute__((vector_size(SIAM_VECTOR_BYTES / 2)));
   typedef uint32_t Wide __attribute__((vector_size(SIAM_VECTOR_BYTES)));
   const Wide bits = (Wide)a.v;
@@ -189,7 +190,7 @@ inline void store(math::BFloat16* p, Vec<float> a) {
   std::memcpy(p, &narrow, sizeof(narrow));
 }
 
-inline void store(math::Half* p, Vec<float> a) {
+SIAM_INLINE void store(math::Half* p, Vec<float> a) {
 #if defined(SIAM_LEVEL_AVX512)
   _mm256_storeu_si256((__m256i*)p, _mm512_cvtps_ph((__m512)a.v, _MM_FROUND_TO_NEAREST_INT));
 #elif defined(SIAM_LEVEL_AVX2)
@@ -200,32 +201,32 @@ inline void store(math::Half* p, Vec<float> a) {
 }
 
 template <class T, class C>
-inline void store_first(T* p, Vec<C> a, int n) {
+SIAM_INLINE void store_first(T* p, Vec<C> a, int n) {
   store_each(p, a, n);
 }
 #if defined(SIAM_LEVEL_AVX512)
-inline void store_first(float* p, Vec<float> a, int n) {
+SIAM_INLINE void store_first(float* p, Vec<float> a, int n) {
   _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), (__m512)a.v);
 }
-inline void store_first(double* p, Vec<double> a, int n) {
+SIAM_INLINE void store_first(double* p, Vec<double> a, int n) {
   _mm512_mask_storeu_pd(p, (__mmask8)((1u << n) - 1), (__m512d)a.v);
 }
 #endif
 
 // Past the cache, for gradients that nobody will read soon. `p` is aligned to the vector stored.
 template <class T, class C>
-inline void store_streaming(T* p, Vec<C> a) {
+SIAM_INLINE void store_streaming(T* p, Vec<C> a) {
   store(p, a);
 }
 #if defined(SIAM_LEVEL_AVX512)
-inline void store_streaming(float* p, Vec<float> a) { _mm512_stream_ps(p, (__m512)a.v); }
-inline void store_streaming(double* p, Vec<double> a) { _mm512_stream_pd(p, (__m512d)a.v); }
+SIAM_INLINE void store_streaming(float* p, Vec<float> a) { _mm512_stream_ps(p, (__m512)a.v); }
+SIAM_INLINE void store_streaming(double* p, Vec<double> a) { _mm512_stream_pd(p, (__m512d)a.v); }
 #elif defined(SIAM_LEVEL_AVX2)
-inline void store_streaming(float* p, Vec<float> a) { _mm256_stream_ps(p, (__m256)a.v); }
-inline void store_streaming(double* p, Vec<double> a) { _mm256_stream_pd(p, (__m256d)a.v); }
+SIAM_INLINE void store_streaming(float* p, Vec<float> a) { _mm256_stream_ps(p, (__m256)a.v); }
+SIAM_INLINE void store_streaming(double* p, Vec<double> a) { _mm256_stream_pd(p, (__m256d)a.v); }
 #endif
 
-inline void finish_streaming() {
+SIAM_INLINE void finish_streaming() {
 #if defined(SIAM_LEVEL_AVX512) || defined(SIAM_LEVEL_AVX2)
   _mm_sfence();
 #endif

@@ -99,9 +99,10 @@ SIAM_HOST_DEVICE int64_t row_offset(const RowShape& shape, const RowStrides& str
 
 // The label as a double, whatever it is stored as; every 64-bit integer other than 0 and 1 stays so.
 SIAM_HOST_DEVICE Label decode_label(double label, int32_t similar_label) {
-  if (label == 0.0) return similar_label == 0 ? Label::kGenuine : Label::kImpostor;
-  if (label == 1.0) return similar_label == 1 ? Label::kGenuine : Label::kImpostor;
-  return Label::kInvalid;
+  // Arithmetic, since labels are what a branch predictor can't learn.
+  const int32_t one = label == 1.0, zero = label == 0.0;
+  const int32_t valid = one | zero;
+  return static_cast<Label>(valid * (one ^ similar_label) + (1 - valid) * 2);
 }
 
 }  // namespace siamcuda

@@ -19,6 +19,9 @@ struct StepContext {
   bool counting = false;             // add() counts the elements that are the row's extreme
   V extreme[3] = {V(0), V(0), V(0)};  // p = ±inf: the extreme of each sum,
   V share[3] = {V(1), V(1), V(1)};    // and one over how many elements reach it
+
+  // Written out: one that the compiler makes has the baseline instruction set, and calls V's own.
+  SIAM_HOST_DEVICE StepContext() {}
 };
 
 template <class Element>

@@ -11,6 +11,7 @@
 // dispatcher, so that autograd, autocast, compile and fake tensors all see it.
 #pragma once
 
+#include <ATen/TensorSubclassLikeUtils.h>
 #include <ATen/autocast_mode.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
@@ -18,6 +19,7 @@
 #include <torch/library.h>
 
 #include <array>
+#include <cmath>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -323,11 +325,33 @@ struct LossOp<F, Params (*)(O...), std::index_sequence<I...>> {
     static constexpr bool is_traceable = true;
 
     static Tensor forward(torch::autograd::AutogradContext* context, TensorArgument<I>... t,
-                          const KeptOptions& options, torch::autograd::variable_list loss) {
+                          const KeptOptions& options, torch::autograd::variable_list results) {
       context->set_materialize_grads(false);
       context->save_for_backward({t...});
       keep(context, options);
-      return loss[0];
+      if (results.size() > 1) {
+        context->saved_data["gradients"] =
+            std::vector<Tensor>(results.begin() + 1, results.end());
+      }
+      return results[0];
+    }
+    // Note [Gradients made in forward]: hands out what forward made, once. Whoever gets them may
+    // write into them, so a second backward computes them anew; so does a non-finite upstream
+    // gradient, which must leave the rows at 0 that are 0; and so does create_graph, which needs
+    // a graph. The node's own lock keeps two threads from taking the same ones.
+    static std::vector<Tensor> take_gradients(torch::autograd::AutogradContext* context,
+                                              const Tensor& grad) {
+      const auto found = context->saved_data.find("gradients");
+      if (found == context->saved_data.end() || at::GradMode::is_enabled()) return {};
+      if (at::areAnyTensorSubclassLike({grad})) return {};
+      const double upstream = grad.item().toDouble();
+      if (!std::isfinite(upstream)) return {};
+      std::vector<Tensor> gradients = found->second.toTensorVector();
+      context->saved_data.erase(found);
+      if (upstream != 1.0) {
+        for (Tensor& gradient : gradients) gradient.mul_(upstream);
+      }
+      return gradients;
     }
     static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
                                                    torch::autograd::variable_list grads) {
@@ -340,8 +364,17 @@ struct LossOp<F, Params (*)(O...), std::index_sequence<I...>> {
         any = any || mask[j];
       }
       if (!any) return result;
-      auto gradients = backward_with(grads[0], context->get_saved_variables(), mask, kept(context),
-                                     std::index_sequence_for<O...>());
+      // Unpacked in any case: this is where a modified input is noticed.
+      const auto saved = context->get_saved_variables();
+      std::vector<Tensor> gradients = take_gradients(context, grads[0]);
+      if (!gradients.empty()) {
+        for (int j = 0; j < kInputs; ++j) {
+          if (mask[j]) result[j] = std::move(gradients[j]);
+        }
+        return result;
+      }
+      gradients =
+          backward_with(grads[0], saved, mask, kept(context), std::index_sequence_for<O...>());
       size_t i = 0;
       for (int j = 0; j < kInputs; ++j) {
         if (mask[j]) result[j] = std::move(gradients[i++]);
@@ -388,18 +421,41 @@ struct LossOp<F, Params (*)(O...), std::index_sequence<I...>> {
     return false;
   }
 
+  // Note [Gradients made in forward]: a loss that is reduced to a number will, as a rule, see one
+  // backward with an upstream gradient of 1. On the CPU, where that can be read without waiting,
+  // one pass makes the loss and its gradients: each array is read and written once instead of read
+  // twice. Not in half precision, whose gradients a loss scaler must scale before they are rounded.
+  static bool makes_gradients(TensorArgument<I>... t, std::string_view reduction) {
+#if defined(SIAM_EMULATED)
+    return false;  // stands for CUDA, where the upstream gradient is out of sight
+#else
+    const Tensor* all[] = {&t...};
+    for (int j = 0; j < kInputs; ++j) {
+      const Tensor& x = *all[j];
+      if (!x.requires_grad() || !x.is_cpu()) return false;
+      if (x.scalar_type() != at::kFloat && x.scalar_type() != at::kDouble) return false;
+    }
+    return reduction != "none" && !at::areAnyTensorSubclassLike({t...});
+#endif
+  }
+
   struct Autograd {
     static Tensor forward(TensorArgument<I>... t, O... o, std::string_view reduction,
                           DTypeOption dtype) {
-      Tensor loss;
+      const bool graph = needs_graph({&t...});
+      torch::autograd::variable_list results;
       {
         at::AutoDispatchBelowADInplaceOrView below;
-        loss = call(t..., o..., reduction, dtype);
+        if (graph && makes_gradients(t..., reduction)) {
+          results = call_value_and_grad(t..., o..., reduction, 1.0, dtype);
+        } else {
+          results = {call(t..., o..., reduction, dtype)};
+        }
       }
-      if (!needs_graph({&t...})) return loss;
+      if (!graph) return results[0];
       return ForwardFunction::apply(t..., KeptOptions(typename Kept<O>::Type(o)...,
                                                       std::string(reduction)),
-                                    torch::autograd::variable_list{loss});
+                                    std::move(results));
     }
     static std::vector<Tensor> backward(const Tensor& grad, TensorArgument<I>... t, Mask mask,
                                         O... o, std::string_view reduction) {

@@ -51,10 +51,10 @@ def find_tool(name: str) -> str:
             if os.access(path, os.X_OK):
                 return str(path)
     home = os.environ.get("CUDA_HOME", "/usr/local/cuda")
-    path = shutil.which(name) or shutil.which(name, path=str(Path(home) / "bin"))
-    if path is None:
+    elsewhere = shutil.which(name) or shutil.which(name, path=str(Path(home) / "bin"))
+    if elsewhere is None:
         raise ToolError(f"{name} is not installed: pip install nvidia-cuda-{name}")
-    return path
+    return elsewhere
 
 
 def _run(command: Sequence[str | Path], folder: Path | None = None) -> str:

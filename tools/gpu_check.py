@@ -1,0 +1,286 @@
+"""What `make gpu-check` runs: the suite, compute-sanitizer and the benchmark on a GPU.
+
+    python tools/gpu_check.py             runs everything and writes docs/hardware/GPU-DATE.json
+    python tools/gpu_check.py --readme    makes README's paragraph on hardware from those files
+    python tools/gpu_check.py --check     fails if that paragraph is not what they say
+
+Where there is no GPU it says so, writes nothing and exits 0. Otherwise it exits 1 if a step failed
+or could not be run; the file is written either way, and says which.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "docs" / "hardware"
+README = ROOT / "README.md"
+BEGIN, END = "<!-- hardware:begin -->", "<!-- hardware:end -->"
+SCHEMA = 1
+SANITIZERS = ("memcheck", "racecheck", "initcheck", "synccheck")
+PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
+NOTHING = (
+    "No kernel has run on a GPU yet: the CUDA kernels are compiled for sm_75 to sm_120, their "
+    "machine code is checked, and the whole test table runs on them under an emulator. `make "
+    "gpu-check` on a machine with a GPU changes this paragraph."
+)
+
+
+class CheckError(Exception):
+    """Something that the user has to see to before anything is run."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command and how it ended; ``detail`` is the end of its output, or why it did not run."""
+
+    name: str
+    status: str
+    seconds: float
+    command: str
+    detail: str
+
+
+# --- running --------------------------------------------------------------------------------------
+
+
+def run_step(name: str, command: Sequence[str], environment: dict[str, str] | None = None) -> Step:
+    print(f"gpu-check: {name}: {' '.join(command)}", flush=True)
+    start = time.monotonic()
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=os.environ | (environment or {}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    lines = [line for line in done.stdout.splitlines() if line.strip()]
+    status = PASSED if done.returncode == 0 else FAILED
+    print(f"gpu-check: {name}: {status}", flush=True)
+    kept = lines[-1:] if status == PASSED else lines[-30:]
+    shown = " ".join(Path(part).name if part == sys.executable else part for part in command)
+    return Step(name, status, round(time.monotonic() - start, 1), shown, "\n".join(kept))
+
+
+def find_sanitizer() -> str | None:
+    home = os.environ.get("CUDA_HOME", "/usr/local/cuda")
+    folders = [os.environ.get("PATH", ""), f"{home}/bin", f"{home}/compute-sanitizer"]
+    return shutil.which("compute-sanitizer", path=os.pathsep.join(folders))
+
+
+def suite() -> list[Step]:
+    # Exit status 5 of pytest, "nothing was collected", counts as a failure here, as it should.
+    return [run_step("pytest -m gpu", [sys.executable, "-m", "pytest", "-m", "gpu"])]
+
+
+def sanitizers() -> list[Step]:
+    tool = find_sanitizer()
+    if tool is None:
+        reason = "compute-sanitizer was not found: set CUDA_HOME"
+        return [Step(name, SKIPPED, 0.0, "", reason) for name in SANITIZERS]
+    # Without torch's caching allocator an access behind a tensor is an access behind its memory.
+    environment = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    driver = [sys.executable, "tools/gpu_driver.py"]
+    return [
+        run_step(name, [tool, "--tool", name, "--error-exitcode", "9", *driver], environment)
+        for name in SANITIZERS
+    ]
+
+
+def benchmark() -> list[Step]:
+    command = [sys.executable, "-m", "bench", "--quick"]
+    usage = subprocess.run([*command, "--help"], cwd=ROOT, capture_output=True, text=True)
+    if "--device" not in usage.stdout:
+        return [Step("bench --quick", SKIPPED, 0.0, "", "bench has no --device yet")]
+    return [run_step("bench --quick", [*command, "--device", "cuda"])]
+
+
+def _output(*command: str) -> str:
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    except OSError:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def describe_machine() -> dict[str, Any] | None:
+    """The GPU and what runs on it; None where there is no GPU.
+
+    Raises:
+        CheckError: there is a GPU, but the installed siamcuda has no kernels for it.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    import siamcuda
+
+    built = siamcuda.build_info()
+    if not built["cuda"]:
+        raise CheckError(
+            "a GPU is here, but siamcuda was built without CUDA: SIAMCUDA_CUDA=1 make build"
+        )
+    query = "--query-gpu=driver_version", "--format=csv,noheader"
+    major, minor = torch.cuda.get_device_capability()
+    return {
+        "gpu": torch.cuda.get_device_name(),
+        "capability": f"{major}.{minor}",
+        "driver": (_output("nvidia-smi", *query).splitlines() or ["unknown"])[0],
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "siamcuda": built["version"],
+        "cuda_architectures": built["cuda_architectures"],
+        "commit": _output("git", "rev-parse", "HEAD") or "unknown",
+        "modified": bool(_output("git", "status", "--porcelain", "--untracked-files=no")),
+    }
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """A reader sees the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with open(handle, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def file_name(gpu: str, date: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-") + f"-{date}.json"
+
+
+STEPS: tuple[Callable[[], list[Step]], ...] = (suite, sanitizers, benchmark)
+
+
+def check_gpu(results: Path) -> int:
+    machine = describe_machine()
+    if machine is None:
+        print("no GPU: nothing was run")
+        return 0
+    date = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
+    steps = [step for part in STEPS for step in part()]
+    record = {"schema": SCHEMA, "date": date, **machine, "steps": [asdict(step) for step in steps]}
+    path = results / file_name(machine["gpu"], date)
+    write_atomically(path, json.dumps(record, indent=2) + "\n")
+    print(f"gpu-check: wrote {path}")
+    print("gpu-check: commit it, and README.md after `python tools/gpu_check.py --readme`")
+    return 0 if all(step.status == PASSED for step in steps) else 1
+
+
+# --- README ---------------------------------------------------------------------------------------
+
+
+def read_results(folder: Path) -> list[dict[str, Any]]:
+    """The newest result of each GPU, by name.
+
+    Raises:
+        CheckError: a file is not a result of this tool.
+    """
+    newest: dict[str, dict[str, Any]] = {}
+    for path in sorted(folder.glob("*.json")):
+        try:
+            record = json.loads(path.read_text())
+            if record["schema"] != SCHEMA:
+                raise ValueError(f"schema {record['schema']}, expected {SCHEMA}")
+            for step in record["steps"]:
+                if step["status"] not in (PASSED, FAILED, SKIPPED):
+                    raise ValueError(f"unknown status {step['status']!r}")
+                str(step["name"])
+            datetime.date.fromisoformat(record["date"])
+            name, _ = str(record["gpu"]), str(record["commit"])
+            str(record["capability"]), str(record["driver"]), bool(record["modified"])
+        except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+            raise CheckError(f"{path}: not a result of gpu-check: {error!r}") from error
+        if name not in newest or newest[name]["date"] <= record["date"]:
+            newest[name] = record
+    return [newest[name] for name in sorted(newest)]
+
+
+def paragraph(results: Sequence[dict[str, Any]]) -> str:
+    """What has run on hardware, in words that claim no more than the files do."""
+    if not results:
+        return NOTHING
+    lines = ["What has run on a GPU (`make gpu-check`, full results in docs/hardware):", ""]
+    for record in results:
+        by_status: dict[str, list[str]] = {}
+        for step in record["steps"]:
+            by_status.setdefault(step["status"], []).append(step["name"])
+        said = [
+            f"{status}: {', '.join(by_status[status])}"
+            for status in (PASSED, FAILED, SKIPPED)
+            if status in by_status
+        ]
+        commit = record["commit"][:10] + (" with local changes" if record["modified"] else "")
+        lines.append(
+            f"- {record['gpu']} (compute capability {record['capability']}, driver "
+            f"{record['driver']}), {record['date']}, commit {commit}. "
+            f"{'; '.join(said) or 'Nothing ran'}."
+        )
+    return "\n".join(lines)
+
+
+def updated(readme: str, text: str) -> str:
+    """README with the paragraph between the markers replaced.
+
+    Raises:
+        CheckError: the markers are missing, doubled or the wrong way round.
+    """
+    if (
+        readme.count(BEGIN) != 1
+        or readme.count(END) != 1
+        or readme.index(BEGIN) > readme.index(END)
+    ):
+        raise CheckError(f"README.md must hold {BEGIN} and behind it {END}, each once")
+    head, rest = readme.split(BEGIN)
+    return f"{head}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns 0, 1 if a step failed or README is stale, 2 if nothing could be done as asked."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--readme", action="store_true", help="rewrite README's paragraph")
+    mode.add_argument("--check", action="store_true", help="fail if README's paragraph is stale")
+    parser.add_argument("--results", type=Path, default=RESULTS, help=argparse.SUPPRESS)
+    parser.add_argument("--file", type=Path, default=README, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    try:
+        if not (options.readme or options.check):
+            return check_gpu(options.results)
+        before = options.file.read_text()
+        after = updated(before, paragraph(read_results(options.results)))
+        if before == after:
+            return 0
+        if options.check:
+            print("README.md is stale: run python tools/gpu_check.py --readme", file=sys.stderr)
+            return 1
+        write_atomically(options.file, after)
+        return 0
+    except (CheckError, OSError) as error:
+        print(f"gpu-check: error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

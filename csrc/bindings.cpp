@@ -25,9 +25,9 @@ const c10::FunctionSchema& schema_of(const std::string& name) {
 
 py::arg required(const c10::Argument& argument) { return py::arg(argument.name().c_str()); }
 py::arg_v optional(const c10::Argument& argument) {
-  return py::arg_v(argument.name().c_str(),
-                   argument.default_value() ? torch::jit::toPyObject(*argument.default_value())
-                                            : py::none());
+  return py::arg_v(argument.name().c_str(), argument.default_value()
+                                                ? torch::jit::toPyObject(*argument.default_value())
+                                                : py::none());
 }
 
 template <class F, class Op = LossOp<F>>
@@ -50,10 +50,10 @@ struct Binder<F, LossOp<F, Params (*)(O...), std::index_sequence<I...>>> {
     }
     {
       const auto& arguments = schema_of(Op::operator_name("_value_and_grad")).arguments();
-      m.def((name + "_value_and_grad").c_str(), &Op::call_value_and_grad,
-            required(arguments[I])..., optional(arguments[tensors + K])...,
-            optional(arguments[tensors + options]), optional(arguments[tensors + options + 1]),
-            py::kw_only(), optional(arguments[tensors + options + 2]), Release());
+      m.def((name + "_value_and_grad").c_str(), &Op::call_value_and_grad, required(arguments[I])...,
+            optional(arguments[tensors + K])..., optional(arguments[tensors + options]),
+            optional(arguments[tensors + options + 1]), py::kw_only(),
+            optional(arguments[tensors + options + 2]), Release());
     }
     if (F::kIsLoss) {
       const auto& arguments = schema_of(Op::operator_name("_stats")).arguments();

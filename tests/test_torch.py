@@ -267,6 +267,8 @@ def _train(rank, size, file, queue):
         reference.load_state_dict(encoder.state_dict())
         siamcuda.contrastive_loss(reference(x1), reference(x2), y).backward()
         queue.put(float((reference.weight.grad - encoder.weight.grad).abs().max()))
+    del model
+    torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
 

@@ -40,7 +40,7 @@ struct Lanes<T, C_, false> {
 
 template <class Row, class T, class L>
 SIAM_INLINE void row_sums(const math::StepParams& params, StepContext<typename L::V>& step,
-                     const T* const* x, int64_t columns, typename L::C* sums) {
+                          const T* const* x, int64_t columns, typename L::C* sums) {
   using V = typename L::V;
   using C = typename L::C;
   constexpr int kInputs = Row::kInputs, kSums = Row::kSums, kWidth = L::kWidth;
@@ -91,8 +91,8 @@ SIAM_INLINE void row_sums(const math::StepParams& params, StepContext<typename L
 }
 
 template <class Row, class T, class L, bool kAll, bool kStream>
-SIAM_INLINE void row_gradient(const StepContext<typename L::V>& step, const T* const* x, T* const* out,
-                         int64_t columns, const typename L::V* coefficient) {
+SIAM_INLINE void row_gradient(const StepContext<typename L::V>& step, const T* const* x,
+                              T* const* out, int64_t columns, const typename L::V* coefficient) {
   using V = typename L::V;
   constexpr int kInputs = Row::kInputs, kWidth = L::kWidth;
   int64_t c = 0;
@@ -162,9 +162,9 @@ struct RowOutcome {
 };
 
 template <class F, class Row, class T, class L>
-SIAM_INLINE RowOutcome do_row(const RowArgs& args, const typename F::Params& params, const T* const* x,
-                         T* const* out, Label label, double upstream, bool gradient, bool all,
-                         bool stream);
+SIAM_INLINE RowOutcome do_row(const RowArgs& args, const typename F::Params& params,
+                              const T* const* x, T* const* out, Label label, double upstream,
+                              bool gradient, bool all, bool stream);
 
 // Cold: kept out of line so that the vector path stays small.
 template <class F, class Row, class T>
@@ -178,9 +178,9 @@ __attribute__((noinline, cold)) RowOutcome rescued_row(const RowArgs& args,
 }
 
 template <class F, class Row, class T, class L>
-SIAM_INLINE RowOutcome do_row(const RowArgs& args, const typename F::Params& params, const T* const* x,
-                         T* const* out, Label label, double upstream, bool gradient, bool all,
-                         bool stream) {
+SIAM_INLINE RowOutcome do_row(const RowArgs& args, const typename F::Params& params,
+                              const T* const* x, T* const* out, Label label, double upstream,
+                              bool gradient, bool all, bool stream) {
   using V = typename L::V;
   using C = typename L::C;
   constexpr int kInputs = Row::kInputs, kSums = Row::kSums;
@@ -209,9 +209,9 @@ SIAM_INLINE RowOutcome do_row(const RowArgs& args, const typename F::Params& par
 #pragma GCC unroll 4
   for (int k = 0; k < kSums; ++k) {
     // A slope of 0 wins over any upstream gradient: an inactive row's gradient is exactly 0.
-    const C c = terms.slope[k] == 0 ? C(0)
-                                    : static_cast<C>(upstream * RowStep<Row>::kScale) *
-                                          terms.slope[k];
+    const C c = terms.slope[k] == 0
+                    ? C(0)
+                    : static_cast<C>(upstream * RowStep<Row>::kScale) * terms.slope[k];
     coefficient[k] = V(c);
     zero = zero && c == 0;
   }
@@ -303,7 +303,7 @@ int64_t rows(const RowArgs& args, const typename F::Params& params, int64_t begi
   return run_for_row_and_dtype<BlocksKernel, F>(args, params, begin, end);
 }
 
-#define SIAM_INSTANTIATE(F)                                                               \
+#define SIAM_INSTANTIATE(F) \
   template int64_t rows<F>(const RowArgs&, const typename F::Params&, int64_t, int64_t);
 SIAM_FOR_EACH_LOSS(SIAM_INSTANTIATE)
 #undef SIAM_INSTANTIATE

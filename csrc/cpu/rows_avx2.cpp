@@ -3,6 +3,8 @@
 // Standard headers come first and outside of the target region: an inline function of theirs that
 // was compiled for a newer CPU could be the copy that the linker keeps for everybody.
 #if defined(__x86_64__)
+#include <immintrin.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -15,7 +17,6 @@
 #include "math/labels.h"
 #include "math/row_table.h"
 #include "math/stats.h"
-#include <immintrin.h>
 
 #pragma GCC push_options
 #pragma GCC target("avx2,fma,f16c")
@@ -25,9 +26,12 @@ namespace siamcuda::cpu::avx2 {
 using math::magnitude;
 using math::multiply_add;
 using math::sign;
+// In this order: each uses what the one before it defines.
+// clang-format off
 #include "cpu/simd.inl"
 #include "math/steps.inl"
 #include "cpu/rows.inl"
+// clang-format on
 }  // namespace siamcuda::cpu::avx2
 #pragma GCC pop_options
 #endif

@@ -64,8 +64,8 @@ struct DoubleBackwardKernel {
         step.eps = S(params.eps);
         step.p = params.p;
         const auto accumulate = [&](S* sums) {
-          const bool least = !Row::Element::kVector && !step.counting && params.p < 0 &&
-                             std::isinf(params.p);
+          const bool least =
+              !Row::Element::kVector && !step.counting && params.p < 0 && std::isinf(params.p);
           for (int k = 0; k < kSums; ++k) {
             sums[k] = S(least ? std::numeric_limits<double>::infinity() : 0.0);
           }
@@ -127,9 +127,9 @@ int64_t rows_double_backward(const RowArgs& args, const typename F::Params& para
   return run_for_row_and_dtype<duals::DoubleBackwardKernel, F>(args, params, begin, end);
 }
 
-#define SIAM_INSTANTIATE(F)                                                              \
-  template int64_t rows_double_backward<F>(const RowArgs&, const typename F::Params&,    \
-                                           int64_t, int64_t);
+#define SIAM_INSTANTIATE(F)                                                                    \
+  template int64_t rows_double_backward<F>(const RowArgs&, const typename F::Params&, int64_t, \
+                                           int64_t);
 SIAM_FOR_EACH_LOSS(SIAM_INSTANTIATE)
 #undef SIAM_INSTANTIATE
 

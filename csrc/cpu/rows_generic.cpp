@@ -18,7 +18,10 @@ namespace siamcuda::cpu::generic {
 using math::magnitude;
 using math::multiply_add;
 using math::sign;
+// In this order: each uses what the one before it defines.
+// clang-format off
 #include "cpu/simd.inl"
 #include "math/steps.inl"
 #include "cpu/rows.inl"
+// clang-format on
 }  // namespace siamcuda::cpu::generic

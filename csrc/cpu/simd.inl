@@ -28,8 +28,8 @@ struct Vec {
   Native v;
 
   SIAM_INLINE Vec() : v(Native{}) {}
-  SIAM_INLINE Vec(Native native) : v(native) {}             // NOLINT: the same thing
-  SIAM_INLINE Vec(C x) : v(x - Native{}) {}                 // NOLINT: a constant is a vector
+  SIAM_INLINE Vec(Native native) : v(native) {}  // NOLINT: the same thing
+  SIAM_INLINE Vec(C x) : v(x - Native{}) {}      // NOLINT: a constant is a vector
 };
 
 template <class C>

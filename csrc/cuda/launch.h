@@ -18,8 +18,8 @@ constexpr int kHeldAccesses = 4;     // per input, in flight at once and kept in
 // How rows are spread over threads. Depends on D and dtype alone, never on the number of rows or
 // on alignment, so that neither changes a bit of a row's value.
 struct RowLaunch {
-  int lanes;         // threads that share a row: 1, 2, 4, ... 32
-  int64_t tile_rows; // rows whose values are added up together, by one block
+  int lanes;          // threads that share a row: 1, 2, 4, ... 32
+  int64_t tile_rows;  // rows whose values are added up together, by one block
   int64_t tiles;
   unsigned grid;
 };

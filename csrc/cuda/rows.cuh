@@ -217,9 +217,8 @@ struct RowTask {
     }
   }
 
-  // The gradient row; called by all lanes of the warp. `mine` says whether this group's row is to
-  // be written here.
-  SIAM_DEVICE void gradient(const C* slope, double upstream, T* const* out, bool mine) {
+  // The gradient row; called by all lanes of the warp.
+  SIAM_DEVICE void gradient(const C* slope, double upstream, T* const* out) {
     C c[kSums];
     bool zero = true;
     SIAM_UNROLL
@@ -243,7 +242,7 @@ struct RowTask {
         }
       }
     }
-    if (!mine || !here) return;
+    if (!here) return;
     if (zero) {
       write_zero(out);
       return;
@@ -278,6 +277,25 @@ SIAM_DEVICE bool needs_rescue(const float* sums) {
   return rescue;
 }
 
+// The row's sums in double, one element a lane and step.
+template <class Row, class T>
+SIAM_DEVICE void sum_in_double(double eps, const T* const* x, int64_t columns, int lane, int lanes,
+                               double* sums) {
+  StepContext<double> step;
+  step.eps = eps;
+  SIAM_UNROLL
+  for (int k = 0; k < Row::kSums; ++k) sums[k] = 0;
+  for (int64_t c = lane; c < columns; c += lanes) {
+    double v[Row::kInputs];
+    SIAM_UNROLL
+    for (int j = 0; j < Row::kInputs; ++j) {
+      v[j] = static_cast<double>(math::widen(load<T>(x[j] + c)));
+    }
+    RowStep<Row>::accumulate(step, v, sums);
+  }
+  meet<Row, double, Row::kSums>(step, sums, lanes);
+}
+
 // The sum of one value per thread in a fixed order; the result is thread 0's.
 SIAM_DEVICE double add_block(double value, const Shared<double>& warps) {
   for (int offset = 16; offset > 0; offset /= 2) {
@@ -296,23 +314,22 @@ SIAM_DEVICE double add_block(double value, const Shared<double>& warps) {
   return total;
 }
 
+SIAM_DEVICE void add_block_to(double* out, double value, const Shared<double>& warps) {
+  const double total = add_block(value, warps);
+  if (threadIdx.x == 0) store(total, out);
+}
+
 // Blocks an SM must hold, which bounds the registers: see the table above.
 template <class Row, bool kGradient>
 constexpr int kRowMinBlocks = Row::kInputs == 3 && (kGradient || Row::kSums == 3) ? 3 : 4;
-
-// Accesses of a row that a lane loads together, and keeps for the gradient. Element by element, a
-// 16-bit value takes a register of its own and an access is eight loads: fewer accesses will do.
-template <class T, bool kAligned, bool kGradient>
-constexpr int held_accesses = kAligned || sizeof(T) > 2 ? kHeldAccesses
-                              : kGradient               ? 2
-                                                        : 1;
 
 template <class F, class Row, class T, bool kAligned, bool kGradient>
 SIAM_KERNEL(kRowThreads, (kRowMinBlocks<Row, kGradient>))
 void rows_kernel(const RowArgs args, const typename F::Params params, const RowLaunch launch) {
   using C = typename math::Storage<T>::Compute;
   constexpr int kInputs = Row::kInputs, kSums = Row::kSums;
-  constexpr int kCache = Row::Element::kVector ? held_accesses<T, kAligned, kGradient> : 0;
+  // Element by element, one access is already four to eight loads of each input in flight.
+  constexpr int kCache = kAligned ? kHeldAccesses : 0;
   SIAM_SHARED(double, warps, kRowThreads / 32);
 
   const int lane = static_cast<int>(threadIdx.x) % launch.lanes;
@@ -359,81 +376,62 @@ void rows_kernel(const RowArgs args, const typename F::Params params, const RowL
 
       task.sum();
       math::Terms<C, kSums> terms = F::template evaluate<Row>(params, task.sums, label);
-      if (label == Label::kInvalid) {
-        terms.value = NAN;
-        SIAM_UNROLL
-        for (int k = 0; k < kSums; ++k) terms.slope[k] = NAN;
-      }
       double value = terms.value;
-      double distance = 0, negative_distance = 0;
-      if (args.want_stats) {
-        const auto distances = F::template distances<Row>(params, task.sums);
-        distance = distances.first;
-        negative_distance = distances.second;
-      }
       bool collapsed = task.sums[kInputs == 3 ? 1 : 0] == 0;
-
-      bool rescue = false;
-      if constexpr (std::is_same<C, float>::value) rescue = here && needs_rescue<Row>(task.sums);
-      if constexpr (kGradient) task.gradient(terms.slope, upstream, out, !rescue);
+      math::Distances<double> distances{0, 0};
+      if (!kGradient && args.want_stats) {
+        const auto found = F::template distances<Row>(params, task.sums);
+        distances = {found.first, found.second};
+      }
       if constexpr (std::is_same<C, float>::value && Row::Element::kSquares) {
-        // Cold: squares left float's safe range, so this row is done again in double. After the
-        // gradients of the others: what they hold in registers is done with.
+        // Cold: the squares left float's safe range, so they are summed again in double. Their
+        // slopes are back in float's range unless the distance itself is not.
+        const bool rescue = here && needs_rescue<Row>(task.sums);
         if (__any_sync(kWarp, rescue)) {
-          RowTask<F, Row, T, double, kAligned, kGradient, 0> exact;
-          exact.columns = task.columns;
-          exact.lane = task.lane;
-          exact.lanes = task.lanes;
-          exact.here = task.here;
-          exact.step.eps = params.eps;
-          exact.step.p = params.p;
-          SIAM_UNROLL
-          for (int j = 0; j < kInputs; ++j) exact.x[j] = task.x[j];
-          exact.sum();
+          double exact[kSums];
+          sum_in_double<Row, T>(params.eps, task.x, here ? args.columns : 0, lane, launch.lanes,
+                                exact);
           if (rescue) {
-            math::Terms<double, kSums> again = F::template evaluate<Row>(params, exact.sums, label);
-            if (label == Label::kInvalid) {
-              again.value = NAN;
-              SIAM_UNROLL
-              for (int k = 0; k < kSums; ++k) again.slope[k] = NAN;
-            }
+            const math::Terms<double, kSums> again =
+                F::template evaluate<Row>(params, exact, label);
             value = again.value;
-            collapsed = exact.sums[kInputs == 3 ? 1 : 0] == 0;
-            if (args.want_stats) {
-              const auto distances = F::template distances<Row>(params, exact.sums);
-              distance = distances.first;
-              negative_distance = distances.second;
+            SIAM_UNROLL
+            for (int k = 0; k < kSums; ++k) terms.slope[k] = static_cast<C>(again.slope[k]);
+            collapsed = exact[kInputs == 3 ? 1 : 0] == 0;
+            if (!kGradient && args.want_stats) {
+              distances = F::template distances<Row>(params, exact);
             }
-            if constexpr (kGradient) exact.gradient(again.slope, upstream, out, true);
           }
         }
       }
+      if (label == Label::kInvalid) {
+        value = NAN;
+        SIAM_UNROLL
+        for (int k = 0; k < kSums; ++k) terms.slope[k] = NAN;
+      }
+      if constexpr (kGradient) task.gradient(terms.slope, upstream, out);
 
       if (here && lane == 0) {
         sum += value;
         if (args.values != nullptr) {
           write_value(args.value_dtype, args.values, row, value, DeviceStore());
         }
-        if (args.want_stats) {
-          math::add_stats<kInputs>(stats, label, value, distance, negative_distance, collapsed);
+        if (!kGradient && args.want_stats) {
+          math::add_stats<kInputs>(stats, label, value, distances.first, distances.second,
+                                   collapsed);
         }
       }
     }
     if (args.partials != nullptr) {
-      double parts[7] = {sum,
-                         stats.active,
-                         stats.collapsed,
-                         stats.positives,
-                         stats.positive_distance,
-                         stats.negatives,
-                         stats.negative_distance};
       double* out = reinterpret_cast<double*>(args.partials + tile);
-      SIAM_UNROLL
-      for (int f = 0; f < 7; ++f) {
-        if (f == 0 || args.want_stats) {
-          const double total = add_block(parts[f], warps);
-          if (threadIdx.x == 0) store(total, out + f);
-        }
+      add_block_to(out, sum, warps);
+      if (!kGradient && args.want_stats) {
+        add_block_to(out + 1, stats.active, warps);
+        add_block_to(out + 2, stats.collapsed, warps);
+        add_block_to(out + 3, stats.positives, warps);
+        add_block_to(out + 4, stats.positive_distance, warps);
+        add_block_to(out + 5, stats.negatives, warps);
+        add_block_to(out + 6, stats.negative_distance, warps);
       }
     }
   }
@@ -619,7 +617,8 @@ void reduce_kernel(const ReduceArgs args) {
     if (threadIdx.x == 0) write_value(args.dtype, args.total, 0, sum * args.scale, DeviceStore());
   }
   if (args.stats != nullptr) {
-    double field[7];
+    double field[7];  // in registers, as all its indices are known
+    SIAM_UNROLL
     for (int f = 1; f < 7; ++f) field[f] = add_field(args, f, warps);
     if (threadIdx.x == 0) {
       store(static_cast<double>(args.rows), args.stats);

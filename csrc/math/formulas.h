@@ -3,7 +3,8 @@
 // A *row* (see the tags below and math/steps.inl) says which sums are taken over the D elements of
 // each row and how a slope per sum becomes a gradient per element. A *formula* says, per row, what
 // the loss is: `evaluate` maps the sums to {value, d value / d sum}. The same text is compiled for
-// scalar, AVX2 and AVX-512 C++, for CUDA, for the emulator, and on dual numbers for double backward.
+// scalar, AVX2 and AVX-512 C++, for CUDA, for the emulator, and on dual numbers for double
+// backward.
 //
 // To add a loss: write its struct here and name it in SIAM_FOR_EACH_LOSS at the end. Schemas, CPU
 // and CUDA kernels, autograd, autocast and fake tensors are made from that list. See
@@ -24,7 +25,8 @@ namespace siamcuda::math {
 
 // --- elements: what is summed over a row --------------------------------------------------------
 
-// Options that reach the elements. eps is added to each difference, p is the order of PowerDifference.
+// Options that reach the elements. eps is added to each difference, p is the order of
+// PowerDifference.
 struct StepParams {
   double eps = 0;
   double p = 2;
@@ -339,10 +341,9 @@ struct TripletMarginLoss : Formula {
       "float margin=1.0, float p=2.0, float eps=1e-06, bool swap=False";
   static constexpr bool kEmptyMeanIsNaN = true;
   static constexpr bool kEqualRanks = true;
-  using Rows =
-      RowList<Triplet<Shifted<SquaredDifference>>, Triplet<Shifted<AbsoluteDifference>>,
-              Triplet<PowerDifference>, TripletSwap<Shifted<SquaredDifference>>,
-              TripletSwap<Shifted<AbsoluteDifference>>, TripletSwap<PowerDifference>>;
+  using Rows = RowList<Triplet<Shifted<SquaredDifference>>, Triplet<Shifted<AbsoluteDifference>>,
+                       Triplet<PowerDifference>, TripletSwap<Shifted<SquaredDifference>>,
+                       TripletSwap<Shifted<AbsoluteDifference>>, TripletSwap<PowerDifference>>;
   struct Params : Formula::Params {
     double margin;
     bool swap;
@@ -397,10 +398,10 @@ struct TripletMarginLoss : Formula {
 }  // namespace siamcuda::math
 
 // The list of losses: everything that exists once per loss is made from it.
-#define SIAM_FOR_EACH_LOSS(X)            \
-  X(::siamcuda::math::SquaredL2)         \
-  X(::siamcuda::math::CosineSimilarity)  \
-  X(::siamcuda::math::ContrastiveLoss)   \
-  X(::siamcuda::math::ChopraLoss)        \
-  X(::siamcuda::math::TripletLoss)       \
+#define SIAM_FOR_EACH_LOSS(X)           \
+  X(::siamcuda::math::SquaredL2)        \
+  X(::siamcuda::math::CosineSimilarity) \
+  X(::siamcuda::math::ContrastiveLoss)  \
+  X(::siamcuda::math::ChopraLoss)       \
+  X(::siamcuda::math::TripletLoss)      \
   X(::siamcuda::math::TripletMarginLoss)

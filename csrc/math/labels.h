@@ -54,9 +54,7 @@ SIAM_HOST_DEVICE void write_value(DType type, void* data, int64_t index, double 
     case DType::kFloat32:
       store(static_cast<float>(value), static_cast<float*>(data) + index);
       break;
-    case DType::kFloat64:
-      store(value, static_cast<double*>(data) + index);
-      break;
+    case DType::kFloat64: store(value, static_cast<double*>(data) + index); break;
   }
 }
 

@@ -65,20 +65,20 @@ struct RowArgs {
   int64_t rows;
   int64_t columns;
   RowShape shape;
-  DType dtype;             // of the inputs and of their gradients
-  DType value_dtype;       // of the loss and of its upstream gradient
+  DType dtype;        // of the inputs and of their gradients
+  DType value_dtype;  // of the loss and of its upstream gradient
   LabelType label_type;
   int32_t similar_label;
-  ConstRows input[kMaxInputs];  // [rows, columns]
-  ConstRows target;             // [rows]
-  ConstRows upstream;           // [rows] value_dtype; null means 1
-  double upstream_scale;        // 1/rows for a mean
+  ConstRows input[kMaxInputs];    // [rows, columns]
+  ConstRows target;               // [rows]
+  ConstRows upstream;             // [rows] value_dtype; null means 1
+  double upstream_scale;          // 1/rows for a mean
   ConstRows tangent[kMaxInputs];  // double backward: [rows, columns], null means 0
   void* values;  // [rows] value_dtype, or null; in double backward the gradient of `upstream`
-  RowPartial* partials;         // one per block of kBlockRows rows, or null
+  RowPartial* partials;  // one per block of kBlockRows rows, or null
   bool want_stats;
-  void* gradient[kMaxInputs];   // [rows, columns] dtype, contiguous; null if not wanted
-  bool stream;                  // gradients are too large to be worth a place in the cache
+  void* gradient[kMaxInputs];  // [rows, columns] dtype, contiguous; null if not wanted
+  bool stream;                 // gradients are too large to be worth a place in the cache
 };
 
 // Rows whose losses are added by one thread in one order: the unit of work and of reproducibility.
@@ -97,7 +97,8 @@ SIAM_HOST_DEVICE int64_t row_offset(const RowShape& shape, const RowStrides& str
   return offset;
 }
 
-// The label as a double, whatever it is stored as; every 64-bit integer other than 0 and 1 stays so.
+// The label as a double, whatever it is stored as; every 64-bit integer other than 0 and 1 stays
+// so.
 SIAM_HOST_DEVICE Label decode_label(double label, int32_t similar_label) {
   // Arithmetic, since labels are what a branch predictor can't learn.
   const int32_t one = label == 1.0, zero = label == 0.0;

@@ -23,8 +23,8 @@ typename Kernel::Result run_for_row(const RowArgs& args, const typename F::Param
 
 // The same, with T from the dtype that the inputs have.
 template <class Kernel, class F, class... Rest>
-typename Kernel::Result run_for_row_and_dtype(const RowArgs& args,
-                                              const typename F::Params& params, Rest... rest) {
+typename Kernel::Result run_for_row_and_dtype(const RowArgs& args, const typename F::Params& params,
+                                              Rest... rest) {
   switch (args.dtype) {
     case DType::kFloat16: return run_for_row<Kernel, F, math::Half>(args, params, rest...);
     case DType::kBFloat16: return run_for_row<Kernel, F, math::BFloat16>(args, params, rest...);

@@ -16,7 +16,7 @@ template <class V>
 struct StepContext {
   V eps;
   double p = 2;
-  bool counting = false;             // add() counts the elements that are the row's extreme
+  bool counting = false;              // add() counts the elements that are the row's extreme
   V extreme[3] = {V(0), V(0), V(0)};  // p = ±inf: the extreme of each sum,
   V share[3] = {V(1), V(1), V(1)};    // and one over how many elements reach it
 
@@ -75,7 +75,8 @@ struct ElementStep<math::PowerDifference> {
     const S size = magnitude(delta);
     if (math::real(size) == 0) return S(R(0));
     if (p - p != 0) {
-      return math::real(size) == math::real(step.extreme[k]) ? sign(delta) * step.share[k] : S(R(0));
+      return math::real(size) == math::real(step.extreme[k]) ? sign(delta) * step.share[k]
+                                                             : S(R(0));
     }
     return sign(delta) * S(p) * math::pow(size, p - 1);
   }

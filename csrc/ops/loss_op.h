@@ -82,7 +82,8 @@ struct LossOp<F, Params (*)(O...), std::index_sequence<I...>> {
   static std::string options(bool reduction = true) {
     std::string text;
     if (*F::kOptions) text += std::string(", ") + F::kOptions;
-    if (reduction) text += std::string(", str reduction=\"") + (F::kIsLoss ? "mean" : "none") + "\"";
+    if (reduction)
+      text += std::string(", str reduction=\"") + (F::kIsLoss ? "mean" : "none") + "\"";
     return text;
   }
   static std::string mask() { return ", bool[" + std::to_string(kInputs) + "] output_mask"; }
@@ -90,11 +91,11 @@ struct LossOp<F, Params (*)(O...), std::index_sequence<I...>> {
   static void define(torch::Library& m) {
     const std::vector<at::Tag> tags = {at::Tag::pt2_compliant_tag};
     const std::string name = F::kName;
-    m.def(torch::schema(
-              (name + "(" + tensors() + options() + ", *, ScalarType? dtype=None) -> Tensor")
-                  .c_str(),
-              c10::AliasAnalysisKind::FROM_SCHEMA),
-          tags);
+    m.def(
+        torch::schema(
+            (name + "(" + tensors() + options() + ", *, ScalarType? dtype=None) -> Tensor").c_str(),
+            c10::AliasAnalysisKind::FROM_SCHEMA),
+        tags);
     m.def((name + "_backward(Tensor grad, " + tensors() + mask() + options() + ") -> Tensor[]")
               .c_str(),
           tags);
@@ -233,8 +234,7 @@ struct LossOp<F, Params (*)(O...), std::index_sequence<I...>> {
     static Tensor value(const Operands& all, std::string_view reduction, DTypeOption dtype) {
       const auto shape = checked_shape(info(), all);
       const bool none = parse_reduction(F::kName, reduction) == Reduction::kNone;
-      const auto options =
-          all.input[0].options().dtype(dtype.value_or(all.input[0].scalar_type()));
+      const auto options = all.input[0].options().dtype(dtype.value_or(all.input[0].scalar_type()));
       return at::empty_symint(none ? c10::SymIntArrayRef(shape) : c10::SymIntArrayRef(), options);
     }
     static std::vector<Tensor> gradients(const Operands& all, const Mask& mask) {
@@ -307,8 +307,7 @@ struct LossOp<F, Params (*)(O...), std::index_sequence<I...>> {
   template <size_t... K>
   static std::vector<Tensor> backward_with(const Tensor& grad,
                                            const torch::autograd::variable_list& t, Mask mask,
-                                           const KeptOptions& options,
-                                           std::index_sequence<K...>) {
+                                           const KeptOptions& options, std::index_sequence<K...>) {
     return call_backward(grad, t[I]..., mask, O(std::get<K>(options))...,
                          std::get<sizeof...(O)>(options));
   }
@@ -330,8 +329,7 @@ struct LossOp<F, Params (*)(O...), std::index_sequence<I...>> {
       context->save_for_backward({t...});
       keep(context, options);
       if (results.size() > 1) {
-        context->saved_data["gradients"] =
-            std::vector<Tensor>(results.begin() + 1, results.end());
+        context->saved_data["gradients"] = std::vector<Tensor>(results.begin() + 1, results.end());
       }
       return results[0];
     }
@@ -453,9 +451,9 @@ struct LossOp<F, Params (*)(O...), std::index_sequence<I...>> {
         }
       }
       if (!graph) return results[0];
-      return ForwardFunction::apply(t..., KeptOptions(typename Kept<O>::Type(o)...,
-                                                      std::string(reduction)),
-                                    std::move(results));
+      return ForwardFunction::apply(
+          t..., KeptOptions(typename Kept<O>::Type(o)..., std::string(reduction)),
+          std::move(results));
     }
     static std::vector<Tensor> backward(const Tensor& grad, TensorArgument<I>... t, Mask mask,
                                         O... o, std::string_view reduction) {
@@ -465,10 +463,9 @@ struct LossOp<F, Params (*)(O...), std::index_sequence<I...>> {
         gradients = call_backward(grad, t..., mask, o..., reduction);
       }
       if (!needs_graph({&grad, &t...})) return gradients;
-      return BackwardFunction::apply(grad, t..., mask,
-                                     KeptOptions(typename Kept<O>::Type(o)...,
-                                                 std::string(reduction)),
-                                     std::move(gradients));
+      return BackwardFunction::apply(
+          grad, t..., mask, KeptOptions(typename Kept<O>::Type(o)..., std::string(reduction)),
+          std::move(gradients));
     }
     // No graph by contract: see siamcuda.value_and_grad.
     static std::vector<Tensor> value_and_grad(TensorArgument<I>... t, O... o,

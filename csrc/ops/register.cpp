@@ -14,24 +14,23 @@ SIAM_TORCH_LIBRARY(SIAM_LIBRARY, m) {
 }
 
 // What a call costs before any work is done: the benchmark's floor.
-at::Tensor empty_op(const at::Tensor& x1, const at::Tensor&) {
-  return at::empty({}, x1.options());
-}
+at::Tensor empty_op(const at::Tensor& x1, const at::Tensor&) { return at::empty({}, x1.options()); }
 SIAM_TORCH_LIBRARY_IMPL(SIAM_LIBRARY, CompositeExplicitAutograd, m) {
   m.impl("empty_op", empty_op);
 }
 
 #define SIAM_META(F) LossOp<F>::Fake::implement(m);
-SIAM_TORCH_LIBRARY_IMPL(SIAM_LIBRARY, Meta, m) { SIAM_FOR_EACH_LOSS(SIAM_META) }
-
+SIAM_TORCH_LIBRARY_IMPL(SIAM_LIBRARY, Meta, m){SIAM_FOR_EACH_LOSS(SIAM_META)}
 #define SIAM_AUTOCAST_CPU(F) LossOp<F>::Autocast<c10::DispatchKey::AutocastCPU>::implement(m);
-SIAM_TORCH_LIBRARY_IMPL(SIAM_LIBRARY, AutocastCPU, m) { SIAM_FOR_EACH_LOSS(SIAM_AUTOCAST_CPU) }
+SIAM_TORCH_LIBRARY_IMPL(SIAM_LIBRARY, AutocastCPU, m){SIAM_FOR_EACH_LOSS(SIAM_AUTOCAST_CPU)}
 
 #define SIAM_AUTOCAST_CUDA(F) LossOp<F>::Autocast<c10::DispatchKey::AutocastCUDA>::implement(m);
-SIAM_TORCH_LIBRARY_IMPL(SIAM_LIBRARY, AutocastCUDA, m) { SIAM_FOR_EACH_LOSS(SIAM_AUTOCAST_CUDA) }
+SIAM_TORCH_LIBRARY_IMPL(SIAM_LIBRARY, AutocastCUDA, m){SIAM_FOR_EACH_LOSS(SIAM_AUTOCAST_CUDA)}
 
 #define SIAM_AUTOGRAD(F) LossOp<F>::Autograd::implement(m);
-SIAM_TORCH_LIBRARY_IMPL(SIAM_LIBRARY, Autograd, m) { SIAM_FOR_EACH_LOSS(SIAM_AUTOGRAD) }
+SIAM_TORCH_LIBRARY_IMPL(SIAM_LIBRARY, Autograd, m) {
+  SIAM_FOR_EACH_LOSS(SIAM_AUTOGRAD)
+}
 
 }  // namespace
 }  // namespace siamcuda::ops

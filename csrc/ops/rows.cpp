@@ -109,10 +109,10 @@ c10::SmallVector<Size, 5> leading_shape(const LossInfo& loss, const Operands& op
   int64_t leading = 0;
   for (int j = 0; j < loss.inputs; ++j) {
     leading = std::max(leading, operands.input[j].dim() - 1);
-    TORCH_CHECK_VALUE(
-        sizes_of<Size>(operands.input[j]).back() == sizes_of<Size>(first).back(), loss.name, ": ",
-        loss.argument[j], " must have as many columns D as ", loss.argument[0], ", got ",
-        describe(operands.input[j]), " and ", describe(first));
+    TORCH_CHECK_VALUE(sizes_of<Size>(operands.input[j]).back() == sizes_of<Size>(first).back(),
+                      loss.name, ": ", loss.argument[j], " must have as many columns D as ",
+                      loss.argument[0], ", got ", describe(operands.input[j]), " and ",
+                      describe(first));
   }
   c10::SmallVector<Size, 5> shape(leading, Size(1));
   for (int j = 0; j < loss.inputs; ++j) {
@@ -355,8 +355,7 @@ std::vector<at::Tensor> rows_value_and_grad(const Backend& backend, const LossIn
                                             std::optional<at::ScalarType> dtype) {
   const at::ScalarType value_dtype = dtype.value_or(operands.input[0].scalar_type());
   Prepared prepared = prepare(loss, options, operands, value_dtype, {}, {});
-  prepared.args.upstream_scale =
-      mean_scale(loss, reduction, prepared.args.rows) * grad_scale;
+  prepared.args.upstream_scale = mean_scale(loss, reduction, prepared.args.rows) * grad_scale;
   Results results;
   const at::Tensor value = add_value(prepared, operands, loss, reduction, value_dtype, results);
   add_gradients(backend, prepared, operands, loss, std::vector<bool>(loss.inputs, true), results);
@@ -394,8 +393,7 @@ std::vector<at::Tensor> rows_double_backward(const Backend& backend, const LossI
 
 at::Tensor rows_stats(const Backend& backend, const LossInfo& loss, const Options& options,
                       const Operands& operands) {
-  Prepared prepared =
-      prepare(loss, options, operands, operands.input[0].scalar_type(), {}, {});
+  Prepared prepared = prepare(loss, options, operands, operands.input[0].scalar_type(), {}, {});
   Results results;
   results.stats = at::empty({5}, operands.input[0].options().dtype(at::kDouble));
   backend.run(loss, options, Pass::kRows, prepared.args, operands, prepared.views, results);

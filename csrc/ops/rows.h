@@ -50,8 +50,8 @@ struct Operands {
 
 // What a pass fills, each undefined if not wanted.
 struct Results {
-  at::Tensor values;                            // [...] one per row
-  at::Tensor total;                             // 0-d, the sum over rows times `scale`
+  at::Tensor values;  // [...] one per row
+  at::Tensor total;   // 0-d, the sum over rows times `scale`
   double scale = 1.0;
   at::Tensor stats;                             // [5] float64
   std::array<at::Tensor, kMaxInputs> gradient;  // [..., D] each

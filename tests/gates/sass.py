@@ -22,6 +22,7 @@ without being a loop.
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
 import re
 import shutil
@@ -261,7 +262,7 @@ def blocks(code: Sequence[Instruction]) -> dict[int, Block]:
         current.instructions.append(instruction)
     order = list(graph)
     reached = {order[0]} if order else set()
-    for start, following in zip(order, [*order[1:], None], strict=True):
+    for start, following in itertools.zip_longest(order, order[1:]):
         last = graph[start].instructions[-1]
         next_ = graph[start].successors
         if last.target is not None:
@@ -271,7 +272,7 @@ def blocks(code: Sequence[Instruction]) -> dict[int, Block]:
             next_.add(following)
         reached |= next_
     switches = [start for start in order if graph[start].instructions[-1].name in ("BRX", "BRXU")]
-    for start, end in zip(switches, [*switches[1:], None], strict=True):
+    for start, end in itertools.zip_longest(switches, switches[1:]):
         between = [o for o in order if o > start and (end is None or o <= end)]
         graph[start].successors |= {o for o in between if o not in reached}
     return graph

@@ -73,6 +73,18 @@ EXEMPTIONS = (
     ),
 )
 
+#: Formula elements whose kernels load element by element, and why; (operator, option, values that
+#: are not exempt).
+ELEMENTWISE = (
+    (
+        "triplet_margin_loss",
+        "p",
+        (1.0, 2.0),
+        "A general order of the norm takes a powf an element and distance, tens of instructions: "
+        "its kernels wait for arithmetic, and have no variant of whole accesses.",
+    ),
+)
+
 
 def parse(line: str) -> Launch:
     data = json.loads(line)

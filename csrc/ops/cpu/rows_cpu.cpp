@@ -8,8 +8,8 @@
 #include <sys/mman.h>
 #endif
 
-#include "math/labels.h"
 #include "cpu/plain_access.h"
+#include "math/labels.h"
 #include "ops/rows.h"
 
 namespace siamcuda::ops {

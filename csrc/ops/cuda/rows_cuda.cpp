@@ -60,8 +60,7 @@ void run_cuda(const LossInfo& loss, const Options& options, Pass pass, RowArgs& 
   args.want_stats = results.stats.defined();
   if (results.total.defined() || results.stats.defined()) {
     const int64_t doubles = sizeof(RowPartial) / sizeof(double);
-    partials = at::empty({launch.tiles, doubles},
-                         operands.input[0].options().dtype(at::kDouble));
+    partials = at::empty({launch.tiles, doubles}, operands.input[0].options().dtype(at::kDouble));
     args.partials = static_cast<RowPartial*>(partials.mutable_data_ptr());
     memory.scratch(partials, "partials");
     if (results.total.defined()) memory.writes(results.total, "total");
@@ -71,12 +70,10 @@ void run_cuda(const LossInfo& loss, const Options& options, Pass pass, RowArgs& 
   loss.run_cuda(pass, args, options.params, multiprocessors, stream);
   check(loss);
   if (partials.defined()) {
-    cuda::launch_reduce(args.partials, launch.tiles, args.rows, args.value_dtype,
-                        results.total.defined() ? results.total.mutable_data_ptr() : nullptr,
-                        results.scale,
-                        results.stats.defined() ? results.stats.mutable_data_ptr<double>()
-                                                : nullptr,
-                        stream);
+    cuda::launch_reduce(
+        args.partials, launch.tiles, args.rows, args.value_dtype,
+        results.total.defined() ? results.total.mutable_data_ptr() : nullptr, results.scale,
+        results.stats.defined() ? results.stats.mutable_data_ptr<double>() : nullptr, stream);
     check(loss);
   }
   memory.check_written();

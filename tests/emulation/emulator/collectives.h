@@ -31,18 +31,11 @@ inline void complete_warp_collective(unsigned warp, const Wait& wait) {
                       thread.wait.source < 0 ? lane : static_cast<unsigned>(thread.wait.source))
                 .wait.value;
         break;
-      case Collective::ballot:
-        thread.wait.result = votes;
-        break;
-      case Collective::any:
-        thread.wait.result = votes != 0;
-        break;
-      case Collective::all:
-        thread.wait.result = votes == wait.mask;
-        break;
+      case Collective::ballot: thread.wait.result = votes; break;
+      case Collective::any: thread.wait.result = votes != 0; break;
+      case Collective::all: thread.wait.result = votes == wait.mask; break;
       case Collective::sync:
-      case Collective::barrier:
-        break;
+      case Collective::barrier: break;
     }
   }
   if (wait.collective == Collective::sync) machine.order[warp].sync(wait.mask);
@@ -66,14 +59,9 @@ inline std::uint32_t lanes_waiting_here(const Thread& me) {
                    what + " names " + machine.describe(other) + ", which " + why);
     };
     switch (other.state) {
-      case State::ready:
-        break;
-      case State::done:
-        diverge("has exited");
-        break;
-      case State::at_barrier:
-        diverge("waits at __syncthreads at " + other.wait.site.text());
-        break;
+      case State::ready: break;
+      case State::done: diverge("has exited"); break;
+      case State::at_barrier: diverge("waits at __syncthreads at " + other.wait.site.text()); break;
       case State::in_warp_collective:
         if (other.wait.site == site && other.wait.mask == mask &&
             other.wait.collective == collective) {

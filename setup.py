@@ -107,7 +107,7 @@ def extension() -> CppExtension:
         define_macros=macros,
         extra_compile_args={
             "cxx": cxx,
-            "nvcc": ["-std=c++20", "-O3", "-lineinfo", "--expt-relaxed-constexpr"],
+            "nvcc": ["-std=c++20", "-O3", "--expt-relaxed-constexpr"],
         },
     )
 

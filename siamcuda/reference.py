@@ -62,10 +62,11 @@ def cosine_similarity(x1: Tensor, x2: Tensor) -> Tensor:
     """<x1, x2> / (‖x1‖‖x2‖) over the last dimension; 0 where either vector is zero."""
     x1, x2 = torch.broadcast_tensors(x1, x2)
     n1, n2 = (x1 * x1).sum(-1), (x2 * x2).sum(-1)
-    zero = (n1 == 0) | (n2 == 0)
+    product = (x1 * x2).sum(-1)
+    zero = ((n1 == 0) | (n2 == 0)) & ~product.isnan()
     one = torch.ones_like(n1)
     norms = torch.where(zero, one, n1).sqrt() * torch.where(zero, one, n2).sqrt()
-    return torch.where(zero, torch.zeros_like(n1), (x1 * x2).sum(-1) / norms)
+    return torch.where(zero, torch.zeros_like(n1), product / norms)
 
 
 def contrastive_loss(

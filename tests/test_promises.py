@@ -130,6 +130,15 @@ def test_promise_2_nan_stays_in_its_row(case, backend):
             assert call(case, leaves, target, "mean").isnan()
 
 
+def test_promise_2_a_zero_vector_does_not_hide_nan(backend):
+    zero = torch.zeros(1, 5, device=backend.device)
+    bad = torch.full((1, 5), math.nan, device=backend.device)
+    assert siamcuda.cosine_similarity(zero, bad).isnan()
+    assert siamcuda.cosine_similarity(bad, zero).isnan()
+    assert siamcuda.cosine_similarity(zero, zero + 1) == 0
+    assert siamcuda.reference.cosine_similarity(zero, bad).isnan()
+
+
 def test_promise_2_infinite_distances_follow_the_formula(backend):
     inf = math.inf
     x1 = torch.zeros(2, 3, device=backend.device, requires_grad=True)

@@ -207,7 +207,10 @@ struct CosineSimilarity : Formula {
   SIAM_HOST_DEVICE static Terms<S, 3> evaluate(const Params&, const S* sums, Label) {
     using R = Real<S>;
     const S zero = S(R(0));
-    if (real(sums[1]) == 0 || real(sums[2]) == 0) return {zero, {zero, zero, zero}};
+    // A zero vector against NaN has a NaN product, which must be seen.
+    if ((real(sums[1]) == 0 || real(sums[2]) == 0) && real(sums[0]) == real(sums[0])) {
+      return {zero, {zero, zero, zero}};
+    }
     const S inverse = S(R(1)) / (sqrt(sums[1]) * sqrt(sums[2]));
     const S value = sums[0] * inverse;
     return {value, {inverse, S(R(-0.5)) * (value / sums[1]), S(R(-0.5)) * (value / sums[2])}};

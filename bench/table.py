@@ -1,6 +1,6 @@
-"""The tables of results: on the terminal, and between markers in docs/benchmarks.md.
+"""The tables of results: on the terminal, and between markers in docs/benchmarks.md and README.md.
 
-python -m bench.table            rewrites the tables in docs/benchmarks.md from the CSV
+python -m bench.table            rewrites the tables in both from the CSV
 python -m bench.table --check    fails if they are not what the CSV says
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from bench import results
 from bench.results import BenchError, number
 
-DOCUMENT = results.ROOT / "docs" / "benchmarks.md"
+DOCUMENTS = (results.ROOT / "docs" / "benchmarks.md", results.ROOT / "README.md")
 BEGIN, END = "<!-- bench:{} begin -->", "<!-- bench:{} end -->"
 
 Row = dict[str, str]
@@ -174,8 +174,30 @@ def _traffic(rows: Sequence[Row]) -> str:
     return _markdown(header, lines)
 
 
+def _summary(rows: Sequence[Row]) -> str:
+    """For README: the losses in cache and from memory, warm heap, the most threads measured."""
+    timed = [r for r in _timed(rows) if int(r["rows"]) > 32 and r["allocator"] == "warm"]
+    if not timed:
+        return "Nothing measured yet."
+    threads = max((r["threads"] for r in timed), key=int)
+    chosen = [r for r in timed if r["threads"] == threads]
+    ours = _ours(chosen)
+    cases = list(dict.fromkeys(r["case"] for r in _sorted(chosen)))
+    lines = []
+    for case in cases:
+        own = next(r for r in ours.values() if r["case"] == case)
+        peers = {r["peer"]: r for r in chosen if r["case"] == case and r["peer"] != "ours"}
+        cells = [score(peers[p]) if p in peers else "" for p in ("eager", "compile")]
+        lines.append([case, time(float(own["median_us"])), *cells])
+    row = rows[-1]
+    facts = f"{row['cpu']}, {row['simd']}, {threads} threads, torch {row['torch']}, warm heap"
+    header = ("forward and backward", "siamcuda", "times as fast as eager", "as torch.compile")
+    return f"{_markdown(header, lines)}\n\n{facts}, commit {row['commit']}."
+
+
 #: Marker -> what stands between its two comments.
 SECTIONS: dict[str, Callable[[Sequence[Row]], str]] = {
+    "summary": _summary,
     "machine": _machine,
     "limits": _limits,
     "overhead": _section(lambda r: int(r["rows"]) <= 32),
@@ -203,24 +225,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Rewrites the tables; returns 1 if --check finds them out of date, 2 on bad files."""
     parser = argparse.ArgumentParser(prog="python -m bench.table", description=__doc__)
     parser.add_argument("--csv", type=Path, default=results.DEFAULT_CSV)
-    parser.add_argument("--docs", type=Path, default=DOCUMENT)
+    parser.add_argument("--docs", type=Path, nargs="+", default=DOCUMENTS)
     parser.add_argument("--check", action="store_true", help="write nothing")
     options = parser.parse_args(arguments)
     try:
         rows = [r for r in results.read(options.csv) if r.get("quick") != "1"]
-        old = options.docs.read_text(encoding="utf-8")
-        new = fill(old, results.latest(rows))
+        old = {path: path.read_text(encoding="utf-8") for path in options.docs}
+        new = {path: fill(text, results.latest(rows)) for path, text in old.items()}
     except (BenchError, OSError) as error:
         print(f"bench.table: error: {error}", file=sys.stderr)
         return 2
+    stale = [path for path in old if new[path] != old[path]]
     if options.check:
-        if new != old:
-            print(f"{options.docs} is out of date: python -m bench.table", file=sys.stderr)
-        return int(new != old)
-    temporary = options.docs.with_suffix(".tmp")
-    temporary.write_text(new, encoding="utf-8")
-    temporary.replace(options.docs)
-    print(f"{options.docs}: {len(rows)} rows")
+        for path in stale:
+            print(f"{path} is out of date: python -m bench.table", file=sys.stderr)
+        return int(bool(stale))
+    for path in stale:
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(new[path], encoding="utf-8")
+        temporary.replace(path)
+    print(f"{', '.join(str(path) for path in stale) or 'nothing to change'}: {len(rows)} rows")
     return 0
 
 

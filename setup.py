@@ -84,7 +84,8 @@ def extension() -> CppExtension:
         "-Wall",
         "-Wextra",
     ]
-    cxx += ["-Wno-unused-parameter", "-Wno-maybe-uninitialized", "-Wno-uninitialized"]
+    # at::parallel_for is serial in code that is compiled without OpenMP.
+    cxx += ["-fopenmp", "-Wno-unused-parameter", "-Wno-maybe-uninitialized", "-Wno-uninitialized"]
     macros: list[tuple[str, str | None]] = []
     if not cuda:
         return CppExtension(
@@ -93,6 +94,7 @@ def extension() -> CppExtension:
             include_dirs=[str(ROOT / "csrc")],
             define_macros=macros,
             extra_compile_args={"cxx": cxx},
+            extra_link_args=["-fopenmp"],
         )
     sources += glob.glob("csrc/cuda/*.cu") + glob.glob("csrc/ops/cuda/*.cpp")
     architectures = os.environ["TORCH_CUDA_ARCH_LIST"].replace(" ", ";")
@@ -104,6 +106,7 @@ def extension() -> CppExtension:
         "siamcuda._C",
         sorted(sources),
         include_dirs=[str(ROOT / "csrc"), *library_headers()],
+        extra_link_args=["-fopenmp"],
         define_macros=macros,
         extra_compile_args={
             "cxx": cxx,

@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 ARGS ?=
 # A toolkit behind a shim is found by setup.py; SIAMCUDA_CUDA=auto|1|0 says whether to look.
 export SIAMCUDA_CUDA ?= auto
+# Ninja and CMake come from PyPI too: nothing but Python, make and a C++ compiler is asked for.
+export PATH := $(abspath $(BIN)):$(PATH)
 
 .PHONY: help build test lint format bench demo demo-full check gpu-check clean
 help: ## this list

@@ -328,10 +328,10 @@ def _case(name: str, mode: str, rows: int, goals: tuple[Goal, ...] = (), **optio
         make, traffic = (lambda: _forward(op, rows)), (op.inputs, 0)
     elif mode == "autograd":
         compiled = options.pop("compiled", True)
-        # Forward and backward each read every input.
-        make, traffic = (lambda: _autograd(op, rows, compiled)), (2 * op.inputs, op.inputs)
+        make, traffic = (lambda: _autograd(op, rows, compiled)), (op.inputs, op.inputs)
     else:
         make, traffic = (lambda: _value_and_grad(op, rows)), (op.inputs, op.inputs)
+    # What the task needs: each input read once, each gradient written once.
     reads, writes = (array * n if rows >= FROM_MEMORY else 0 for n in traffic)
     return Case(
         SUITE, name, mode, rows, COLUMNS, make, goals, reads=reads, writes=writes, **options

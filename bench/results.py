@@ -8,11 +8,12 @@ import io
 import os
 import platform
 import subprocess
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
+
+from siamcuda._files import write_atomically
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_CSV = ROOT / "bench" / "results.csv"
@@ -63,7 +64,7 @@ def commit() -> str:
     if head is None:
         return "none"
     # What a benchmark writes itself does not make the sources dirty.
-    outputs = (":!bench/results.csv", ":!docs/img", ":!docs/benchmarks.md")
+    outputs = (":!bench/results.csv", ":!docs/img", ":!docs/benchmarks.md", ":!README.md")
     changed = _git("status", "--porcelain", "--", ".", *outputs)
     return head + "-dirty" if changed else head
 
@@ -150,17 +151,7 @@ def append(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
             raise BenchError(f"no such columns: {', '.join(sorted(strange))}")
         writer.writerow({name: _format(value) for name, value in row.items()})
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", newline="", encoding="utf-8") as file:
-            file.write(text.getvalue())
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_atomically(path, text.getvalue().encode())
 
 
 def _format(value: Any) -> Any:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from bench import results
 from bench.results import BenchError, number
+from siamcuda._files import write_atomically
 
 DOCUMENTS = (results.ROOT / "docs" / "benchmarks.md", results.ROOT / "README.md")
 BEGIN, END = "<!-- bench:{} begin -->", "<!-- bench:{} end -->"
@@ -241,9 +242,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{path} is out of date: python -m bench.table", file=sys.stderr)
         return int(bool(stale))
     for path in stale:
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(new[path], encoding="utf-8")
-        temporary.replace(path)
+        write_atomically(path, new[path].encode())
     print(f"{', '.join(str(path) for path in stale) or 'nothing to change'}: {len(rows)} rows")
     return 0
 

@@ -19,13 +19,14 @@ for _extra in ("PIL", "safetensors"):
 
 from PIL import Image
 
+from siamcuda._files import write_atomically
 from siamcuda.train.augment import Augmentation, random_views, resize
 from siamcuda.train.data import load_att_faces, load_faces
 from siamcuda.train.encoders import ENCODERS, INPUT_SIZE, ChopraNet, build_encoder
 from siamcuda.train.errors import InputError
 from siamcuda.train.protocols import embed, enrolled_trials, pair_trials
 from siamcuda.train.samplers import PeopleSampler, balanced_pairs
-from siamcuda.train.storage import save_json, write_atomically
+from siamcuda.train.storage import save_json
 
 
 def picture(path: Path, size: tuple[int, int] = (46, 56), grey: int = 7) -> None:

@@ -183,22 +183,6 @@ def test_markers_are_needed(tool: ModuleType, folder: Path, readme: Path, text: 
     assert readme.read_text() == text
 
 
-def test_nothing_half_written(
-    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "x.json"
-    path.write_text("before")
-
-    def fail(_: int) -> None:
-        raise OSError("disk full")
-
-    monkeypatch.setattr(tool.os, "fsync", fail)
-    with pytest.raises(OSError, match="disk full"):
-        tool.write_atomically(path, "after")
-    assert path.read_text() == "before"
-    assert list(tmp_path.iterdir()) == [path]
-
-
 def test_committed_readme_is_current(tool: ModuleType) -> None:
     assert tool.main(["--check"]) == 0
 

@@ -18,12 +18,13 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from siamcuda._files import write_atomically
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "hardware"
@@ -150,22 +151,6 @@ def describe_machine() -> dict[str, Any] | None:
     }
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """A reader sees the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with open(handle, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
 def file_name(gpu: str, date: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-") + f"-{date}.json"
 
@@ -182,7 +167,8 @@ def check_gpu(results: Path) -> int:
     steps = [step for part in STEPS for step in part()]
     record = {"schema": SCHEMA, "date": date, **machine, "steps": [asdict(step) for step in steps]}
     path = results / file_name(machine["gpu"], date)
-    write_atomically(path, json.dumps(record, indent=2) + "\n")
+    results.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, (json.dumps(record, indent=2) + "\n").encode())
     print(f"gpu-check: wrote {path}")
     print("gpu-check: commit it, and README.md after `python tools/gpu_check.py --readme`")
     return 0 if all(step.status == PASSED for step in steps) else 1
@@ -275,7 +261,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.check:
             print("README.md is stale: run python tools/gpu_check.py --readme", file=sys.stderr)
             return 1
-        write_atomically(options.file, after)
+        write_atomically(options.file, after.encode())
         return 0
     except (CheckError, OSError) as error:
         print(f"gpu-check: error: {error}", file=sys.stderr)

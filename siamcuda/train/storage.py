@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from siamcuda._files import write_atomically
 from siamcuda.train.errors import InputError
 
 __all__ = [
@@ -22,7 +22,6 @@ __all__ = [
     "open_folder",
     "save_json",
     "save_tensors",
-    "write_atomically",
 ]
 
 
@@ -34,26 +33,6 @@ def open_folder(folder: Path, argument: str = "out") -> None:
             probe.write(b"x")
     except OSError as error:
         raise InputError(f"{argument}: cannot write to the folder {folder}: {error}") from error
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace ``path`` by ``content``: a reader sees the old file or the new one, never a part."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def save_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -31,6 +31,7 @@ from tqdm import tqdm
 
 import siamcuda
 from siamcuda import verification
+from siamcuda._files import write_atomically
 from siamcuda.report import plots
 from siamcuda.train.data import Faces, load_att_faces, load_faces
 from siamcuda.train.errors import InputError
@@ -41,7 +42,6 @@ from siamcuda.train.storage import (
     open_folder,
     save_json,
     save_tensors,
-    write_atomically,
 )
 from siamcuda.train.trainer import EpochStats, TrainConfig, train
 

@@ -27,9 +27,10 @@ $(VENV)/tools.stamp: pyproject.toml tools/requirements.py | $(VENV)/torch.stamp
 
 SOURCES := $(shell find csrc -type f) setup.py pyproject.toml
 $(VENV)/build-$(SIAMCUDA_CUDA).stamp: $(SOURCES) | $(VENV)/torch.stamp
+	touch $@.begun # a source that is edited meanwhile is newer than this
 	$(BIN)/python -m pip install --no-build-isolation --no-deps -e .
 	rm -f $(VENV)/build-*.stamp
-	touch $@
+	mv $@.begun $@
 
 build: $(VENV)/build-$(SIAMCUDA_CUDA).stamp ## compile and install in place
 

@@ -12,12 +12,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from bench import harness, limits, results, table
 from bench.results import BenchError
 
 #: Modules of this package with ``cases(quick)``.
 SUITES = ("paired",)
 QUICK_CSV = results.ROOT / "build" / "bench" / "quick.csv"
+CUDA_CSV = results.ROOT / "build" / "bench" / "cuda.csv"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -39,6 +42,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", default="", metavar="REGEX", help="cases whose name matches")
     parser.add_argument("--threads", metavar="N,N", help="default 1,2; --quick: 1")
     parser.add_argument("--allocators", metavar="NAME,NAME", help="default: default,warm")
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="cuda: one thread, one allocator"
+    )
     parser.add_argument("--worker", metavar="JSON", help=argparse.SUPPRESS)
     return parser
 
@@ -54,10 +60,13 @@ def _cases(suites: Sequence[str], quick: bool, only: str) -> list[harness.Case]:
 def _worker(job: str) -> int:
     task = json.loads(job)
     path, threads, quick = Path(task["out"]), task["threads"], task["quick"]
-    found, source = limits.measure(threads, quick)
-    stamp = {"date": results.now(), "quick": int(quick), "load": harness.load()}
-    stamp |= results.environment()
-    results.append(path, [stamp | row for row in limits.rows(found, source, threads)])
+    harness.device = task["device"]
+    found: dict[str, float] = {}
+    if harness.device == "cpu":  # no limit of a GPU is measured yet
+        found, source = limits.measure(threads, quick)
+        stamp = {"date": results.now(), "quick": int(quick), "load": harness.load()}
+        stamp |= results.environment()
+        results.append(path, [stamp | row for row in limits.rows(found, source, threads)])
     cases = _cases(task["suites"], quick, task["only"])
     return harness.run_cases(
         cases, task["allocator"], threads, path, quick=quick, resume=task["resume"], limits=found,
@@ -89,7 +98,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _check_cuda(options: argparse.Namespace) -> None:
+    """What a GPU leaves no choice of, or why there is nothing to measure."""
+    import siamcuda
+
+    if not torch.cuda.is_available():
+        raise BenchError("--device cuda: torch finds no GPU")
+    if not siamcuda.build_info()["cuda"]:
+        raise BenchError("--device cuda: siamcuda was built without CUDA")
+    if options.threads or options.allocators or options.clock != "wall":
+        raise BenchError("--device cuda goes without --threads, --allocators and --clock")
+    options.threads, options.allocators = "1", "default"
+
+
 def _parent(options: argparse.Namespace) -> int:
+    if options.device == "cuda":
+        _check_cuda(options)
     cores = os.cpu_count() or 1
     counts = [str(n) for n in range(1, cores + 1)]
     default_threads = "1" if options.quick or cores == 1 else "1,2"
@@ -102,7 +126,8 @@ def _parent(options: argparse.Namespace) -> int:
     except re.error as error:
         raise BenchError(f"--only: {error}") from error
     suites = options.suite or list(SUITES)
-    path = (options.out or (QUICK_CSV if options.quick else results.DEFAULT_CSV)).resolve()
+    default = QUICK_CSV if options.quick else results.DEFAULT_CSV
+    path = (options.out or (CUDA_CSV if options.device == "cuda" else default)).resolve()
     results.read(path)  # a broken file is better met now than after an hour
     if not _cases(suites, options.quick, options.only):
         raise BenchError(f"--only {options.only}: no case has such a name")
@@ -113,7 +138,7 @@ def _parent(options: argparse.Namespace) -> int:
             job = {
                 "suites": suites, "quick": options.quick, "only": options.only, "out": str(path),
                 "threads": int(count), "allocator": allocator, "resume": options.resume,
-                "clock": options.clock,
+                "clock": options.clock, "device": options.device,
             }  # fmt: skip
             environment = {
                 key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")

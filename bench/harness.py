@@ -33,6 +33,9 @@ from torch import Tensor
 from bench import results
 from bench.results import BenchError
 
+#: Where tensors live and steps run: "cpu" or "cuda". A worker measures on one device.
+device = "cpu"
+
 #: Environment of a worker process per allocator setting. "warm" keeps freed memory in the process,
 #: as a long-running server or a user who set these variables has it; "default" is glibc's choice,
 #: which gives blocks above 32 MiB back at once and so faults every page of a fresh gradient anew.
@@ -199,12 +202,20 @@ def _compare(name: str, outputs: list[Tensor], expected: list[Tensor], task: Tas
 # --- timing ---------------------------------------------------------------------------------------
 
 
+def synchronize() -> None:
+    """Waits for the device: a CUDA step only enqueues its kernels."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
 def _run(
     step: Callable[[], object], inner: int, clock: Callable[[], float] = time.perf_counter
 ) -> float:
+    synchronize()
     start = clock()
     for _ in itertools.repeat(None, inner):
         step()
+    synchronize()
     return (clock() - start) / inner
 
 
@@ -259,7 +270,16 @@ def best_variants(peers: Sequence[Peer], effort: Effort) -> list[Peer]:
 
 
 def extra_memory(peer: Peer) -> float | None:
-    """MiB that a step needs above what is resident before it; None where Linux can't say."""
+    """MiB that a step needs above what is there before it; None where Linux can't say."""
+    if device == "cuda":
+        peer.clean()
+        torch.cuda.reset_peak_memory_stats()
+        held = torch.cuda.memory_allocated()
+        kept_on_gpu = peer.step()
+        synchronize()
+        del kept_on_gpu
+        peer.clean()
+        return (torch.cuda.max_memory_allocated() - held) / 2**20
     status, refs = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     peer.clean()
     gc.collect()
@@ -324,7 +344,7 @@ def measure(
         row: dict[str, Any] = {
             "suite": case.suite, "case": case.name, "op": case.op, "mode": case.mode,
             "rows": case.rows, "columns": case.columns, "dtype": case.dtype,
-            "threads": threads, "allocator": allocator,
+            "device": device, "threads": threads, "allocator": allocator,
             "peer": peer.family, "variant": peer.variant,
             "median_us": 1e6 * timing.median,
             "p20_us": 1e6 * timing.quantile(0.2), "p80_us": 1e6 * timing.quantile(0.8),
@@ -354,7 +374,8 @@ def _score(case: Case, allocator: str, timing: Timing, ours: Timing) -> dict[str
     else:
         score = 1e6 * (ours.median - timing.median)
         by_round = 1e6 * statistics.median(own - theirs for theirs, own in pairs)
-    wanted = [goal.value for goal in goals if allocator in goal.allocators]
+    # The goals are set for the CPU.
+    wanted = [g.value for g in goals if allocator in g.allocators and device == "cpu"]
     return {
         "compare": compare,
         "score": score,
@@ -376,7 +397,7 @@ def finished(
 ) -> set[tuple[str, ...]]:
     """(suite, case, threads, allocator) already measured at this commit and build."""
     same = {name: environment[name] for name in ("commit", "build")}
-    same |= {"quick": int(quick), "clock": clock}
+    same |= {"quick": int(quick), "clock": clock, "device": device}
     return {
         (row["suite"], row["case"], row["threads"], row["allocator"])
         for row in results.read(path)

@@ -83,7 +83,7 @@ def rows(limits: dict[str, float], source: str, threads: int) -> list[dict[str, 
     return [
         {
             "suite": "limits", "case": name, "op": name, "mode": "limit", "threads": threads,
-            "allocator": "default", "peer": "limit", "variant": source,
+            "device": "cpu", "allocator": "default", "peer": "limit", "variant": source,
             "gbps": None if name == "fma_gflops" else value,
             "limit": value,
         }

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import siamcuda
+from bench import harness
 from bench.harness import Case, Goal, Peer, Task
 from siamcuda import reference
 
@@ -190,7 +191,8 @@ def inputs(op: Op, rows: int, columns: int = COLUMNS) -> tuple[list[Tensor], Ten
         direction = F.normalize(torch.randn(rows, columns, generator=generator), dim=1)
         length = 0.2 + 1.6 * torch.rand(rows, 1, generator=generator)
         tensors.append(anchor + length * direction)
-    return tensors, torch.rand(rows, generator=generator) < 0.5
+    impostor = torch.rand(rows, generator=generator) < 0.5
+    return [t.to(harness.device) for t in tensors], impostor.to(harness.device)
 
 
 def _arguments(op: Op, variant: str, tensors: Sequence[Tensor], impostor: Tensor) -> list[Tensor]:
@@ -242,7 +244,7 @@ def _autograd(op: Op, rows: int, compiled: bool) -> Task:
     tensors, impostor = inputs(op, rows)
     leaves = [t.requires_grad_() for t in tensors]
     scalar = op.name not in ("squared_l2", "cosine_similarity")
-    upstream = None if scalar else torch.full((rows,), 1.0 / rows)
+    upstream = None if scalar else torch.full((rows,), 1.0 / rows, device=tensors[0].device)
 
     def clean() -> None:
         for leaf in leaves:

@@ -23,7 +23,7 @@ COLUMNS = (
     # when and what
     "date", "commit", "build", "quick",
     # the case
-    "suite", "case", "op", "mode", "rows", "columns", "dtype", "threads", "allocator",
+    "suite", "case", "op", "mode", "rows", "columns", "dtype", "device", "threads", "allocator",
     # the peer: "ours", "eager", "compile", "floor", "limit"; and the variant that won
     "peer", "variant",
     # microseconds a call
@@ -37,11 +37,11 @@ COLUMNS = (
     "peak_mib", "faults",
     # the machine; load is its mean over the last minute
     "load",
-    "cpu", "cores", "kernel", "thp", "python", "torch", "numpy", "simd", "compiler",
+    "cpu", "gpu", "cores", "kernel", "thp", "python", "torch", "numpy", "simd", "compiler",
 )  # fmt: skip
 
 #: What makes two rows the same measurement.
-KEY = ("suite", "case", "threads", "allocator", "peer")
+KEY = ("suite", "case", "device", "threads", "allocator", "peer")
 
 
 class BenchError(Exception):
@@ -108,6 +108,7 @@ def environment() -> dict[str, Any]:
         "commit": commit(),
         "build": build_digest(),
         "cpu": _cpu(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "",
         "cores": os.cpu_count(),
         "kernel": f"{platform.system()} {platform.release().split('-')[0]}",
         "thp": _huge_pages(),

@@ -4,7 +4,7 @@
 >>> x1, x2 = torch.zeros(4, 8, requires_grad=True), torch.ones(4, 8)
 >>> loss = siamcuda.contrastive_loss(x1, x2, torch.tensor([0, 0, 1, 1]), margin=1.0)
 >>> loss.backward()
->>> float(loss)
+>>> loss.item()
 4.0
 """
 

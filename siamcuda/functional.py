@@ -48,6 +48,7 @@ class LossStats(NamedTuple):
 def _loss(
     name: str, tensors: tuple[Tensor, ...], options: tuple[Any, ...], reduction: str, stats: bool
 ) -> Any:
+    """A tensor, or with ``stats`` a tensor and LossStats: which one, a type checker can't see."""
     if reduction != "mean_active" and not stats:
         return _ops.call(name, *tensors, *options, reduction)
     counted = LossStats(*_ops.call(name + "_stats", *tensors, *options).unbind())
@@ -79,7 +80,8 @@ def squared_l2(x1: Tensor, x2: Tensor) -> Tensor:
         >>> siamcuda.squared_l2(torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 4.0]]))
         tensor([25.])
     """
-    return _ops.call("squared_l2", x1, x2)  # type: ignore[no-any-return]
+    distance: Tensor = _ops.call("squared_l2", x1, x2)
+    return distance
 
 
 def cosine_similarity(x1: Tensor, x2: Tensor) -> Tensor:
@@ -101,7 +103,8 @@ def cosine_similarity(x1: Tensor, x2: Tensor) -> Tensor:
         >>> siamcuda.cosine_similarity(torch.tensor([[1.0, 0.0]]), torch.tensor([[2.0, 0.0]]))
         tensor([1.])
     """
-    return _ops.call("cosine_similarity", x1, x2)  # type: ignore[no-any-return]
+    similarity: Tensor = _ops.call("cosine_similarity", x1, x2)
+    return similarity
 
 
 def contrastive_loss(
@@ -280,6 +283,6 @@ def triplet_margin_loss(
         1.0
     """
     options = (margin, p, eps, swap)
-    return _loss(  # type: ignore[no-any-return]
-        "triplet_margin_loss", (anchor, positive, negative), options, reduction, False
-    )
+    tensors = (anchor, positive, negative)
+    loss: Tensor = _loss("triplet_margin_loss", tensors, options, reduction, False)
+    return loss

@@ -65,7 +65,8 @@ class ContrastiveLoss(_Loss):
 
     def forward(self, x1: Tensor, x2: Tensor, target: Tensor) -> Tensor:
         """(..., D), (..., D), (...) -> 0-d or (...)."""
-        return functional.contrastive_loss(x1, x2, target, **self._current())  # type: ignore[no-any-return]
+        loss: Tensor = functional.contrastive_loss(x1, x2, target, **self._current())
+        return loss
 
 
 class ChopraLoss(_Loss):
@@ -89,7 +90,8 @@ class ChopraLoss(_Loss):
 
     def forward(self, x1: Tensor, x2: Tensor, target: Tensor) -> Tensor:
         """(..., D), (..., D), (...) -> 0-d or (...)."""
-        return functional.chopra_loss(x1, x2, target, **self._current())  # type: ignore[no-any-return]
+        loss: Tensor = functional.chopra_loss(x1, x2, target, **self._current())
+        return loss
 
 
 class TripletLoss(_Loss):
@@ -113,7 +115,8 @@ class TripletLoss(_Loss):
 
     def forward(self, anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
         """(..., D) three times -> 0-d or (...)."""
-        return functional.triplet_loss(anchor, positive, negative, **self._current())  # type: ignore[no-any-return]
+        loss: Tensor = functional.triplet_loss(anchor, positive, negative, **self._current())
+        return loss
 
 
 class TripletMarginLoss(_Loss):

@@ -52,7 +52,7 @@ def _twin(name: str) -> Callable[..., ValueAndGradients]:
     ):
         kind = inspect.Parameter.KEYWORD_ONLY
         added.append(inspect.Parameter(option, kind, default=default))
-    twin.__signature__ = inspect.Signature(added)  # type: ignore[attr-defined]
+    vars(twin)["__signature__"] = inspect.Signature(added)  # what help() and inspect show
     twin.__name__ = twin.__qualname__ = name
     twin.__doc__ = f":func:`siamcuda.{name}` and its gradients, in one pass and without a graph."
     return twin
@@ -61,5 +61,6 @@ def _twin(name: str) -> Callable[..., ValueAndGradients]:
 globals().update({name: _twin(name) for name in __all__})
 
 
+# Nothing to find at run time: this tells a type checker what the twins are.
 def __getattr__(name: str) -> Callable[..., ValueAndGradients]:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -141,7 +141,7 @@ def test_gradients_made_in_forward_equal_those_made_in_backward(case, backend, r
     arguments = case.arguments(tensors, target)
     keywords = case.keywords(reduction)
     first = torch.autograd.grad(case.function(*arguments, **keywords), tensors)
-    # With create_graph, and again with what the first call kept taken away: the plain operator.
+    # With create_graph, and where the graph is kept: the plain operator.
     value = case.function(*arguments, **keywords)
     with_graph = torch.autograd.grad(value, tensors, create_graph=True)
     for a, e in zip(with_graph, first, strict=True):
@@ -179,3 +179,29 @@ def test_zero_rows_stay_zero_under_an_infinite_upstream_gradient(backend):
     loss = siamcuda.contrastive_loss(x1, x2, torch.ones(1, device=backend.device))
     loss.backward(torch.tensor(float("inf"), device=backend.device))
     assert x1.grad.abs().sum() == 0
+
+
+@pytest.mark.parametrize("case", LOSSES, ids=lambda c: c.id)
+@pytest.mark.parametrize("factor", [1.0, 0.25])
+def test_gradients_handed_out_belong_to_their_receiver(case, factor):
+    """Two leaves, two steps, gradients written into: nothing of one step may reach the next."""
+    tensors, target = case.make((70, 33), torch.float32)
+    arguments = case.arguments(tensors, target)
+    steps = []
+    for _ in range(2):
+        (case.function(*arguments, **case.keywords("mean")) * factor).backward()
+        steps.append([t.grad.clone() for t in tensors])
+        for t in tensors:
+            assert t.grad._base is None
+            t.grad.fill_(7)
+            t.grad = None
+    for first, second in zip(*steps, strict=True):
+        assert torch.equal(first, second)
+
+
+def test_forward_mode_is_refused_not_dropped(backend):
+    import torch.autograd.forward_ad as forward_ad
+
+    x = torch.randn(3, 4, device=backend.device)
+    with forward_ad.dual_level(), pytest.raises(RuntimeError, match="jvp is not implemented"):
+        siamcuda.squared_l2(forward_ad.make_dual(x, torch.ones_like(x)), -x)

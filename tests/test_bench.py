@@ -289,3 +289,26 @@ def test_command_refuses_what_it_cannot_do(
     assert command.main(["--out", str(tmp_path / "r.csv"), *arguments]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "r.csv").exists()
+
+
+def test_a_gpu_is_waited_for_and_its_goals_are_not_those_of_a_cpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waits: list[int] = []
+    monkeypatch.setattr(harness, "device", "cuda")
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: waits.append(1))
+    harness._run(lambda: None, 3)
+    assert len(waits) == 2
+    peer = harness.Peer("eager", "v", lambda: None, None)
+    timing = harness.Timing(peer, 1, [2.0])
+    case = harness.Case("s", "op", "m", 1, 1, lambda: None, (harness.Goal("eager", 3.0),))
+    score = harness._score(case, "default", timing, harness.Timing(peer, 1, [1.0]))
+    assert score["score"] == 2.0
+    assert score["goal"] is None
+
+
+def test_no_gpu_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("a GPU is here")
+    assert command.main(["--device", "cuda"]) == 2
+    assert "torch finds no GPU" in capsys.readouterr().err

@@ -206,6 +206,52 @@ def test_autocast_in_a_training_step():
     assert encoder.weight.grad.dtype == torch.float32
 
 
+@pytest.mark.parametrize("case", ONE_EACH, ids=lambda c: c.name)
+@pytest.mark.parametrize("kept", [False, True])
+def test_compiled_autograd_of_an_eager_forward(case, kept):
+    tensors, target = case.make((6, 5), torch.float32)
+
+    def step():
+        value = case.function(*case.arguments(tensors, target)).sum() * 1.5
+        value.backward(retain_graph=kept)
+        found = [t.grad.clone() for t in tensors]
+        for t in tensors:
+            t.grad = None
+        return found
+
+    expected = step()
+    torch._dynamo.reset()
+    with torch._dynamo.compiled_autograd._enable(torch.compile(backend="eager")):
+        actual = step()
+    for a, e in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, e)
+
+
+@pytest.mark.parametrize("case", ONE_EACH, ids=lambda c: c.name)
+def test_checkpoint_and_saved_tensor_hooks(case):
+    from torch.utils.checkpoint import checkpoint
+
+    tensors, target = case.make((6, 5), torch.float32)
+
+    def loss(*tensors):
+        return case.function(*case.arguments([t * 2 for t in tensors], target)).sum()
+
+    expected = torch.autograd.grad(loss(*tensors), tensors)
+    found = [torch.autograd.grad(checkpoint(loss, *tensors, use_reentrant=False), tensors)]
+    with torch.autograd.graph.save_on_cpu():
+        value = loss(*tensors)
+    found.append(torch.autograd.grad(value, tensors))
+    for gradients in found:
+        for a, e in zip(gradients, expected, strict=True):
+            assert torch.equal(a, e)
+
+
+def test_func_jvp_is_an_error():
+    x = torch.randn(3, 4)
+    with pytest.raises(RuntimeError, match="functorch|torch.func"):
+        torch.func.jvp(lambda a: siamcuda.squared_l2(a, -x), (x,), (x,))
+
+
 def test_dtype_argument_of_the_operator():
     x = torch.randn(4, 8, dtype=torch.float16)
     assert torch.ops.siamcuda.squared_l2(x, -x, dtype=torch.float32).dtype == torch.float32

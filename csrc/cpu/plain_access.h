@@ -1,8 +1,6 @@
 // Element access on the CPU: what a label or value reader of math/labels.h is given here.
 #pragma once
 
-#define SIAM_INLINE __attribute__((always_inline)) inline
-
 namespace siamcuda::cpu {
 
 struct PlainLoad {

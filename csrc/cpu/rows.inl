@@ -255,19 +255,12 @@ struct BlocksKernel {
     for (int j = 0; j < kInputs; ++j) {
       stream = stream && reinterpret_cast<uintptr_t>(args.gradient[j]) % SIAM_VECTOR_BYTES == 0;
     }
-    const double shared_upstream = args.upstream_scale;
     for (int64_t block = begin; block < end; ++block) {
       RowPartial partial{};
       const int64_t last = std::min(args.rows, (block + 1) * kBlockRows);
       for (int64_t row = block * kBlockRows; row < last; ++row) {
-        Label label = Label::kGenuine;
-        if (F::kHasTarget) {
-          label = decode_label(
-              read_label(args.label_type, args.target.data,
-                         row_offset(args.shape, args.target.strides, row), PlainLoad()),
-              args.similar_label);
-          if (__builtin_expect(label == Label::kInvalid, 0)) return row;
-        }
+        const Label label = row_label<F>(args, row, PlainLoad());
+        if (__builtin_expect(label == Label::kInvalid, 0)) return row;
         const T* x[kInputs];
         T* out[kInputs] = {};
         for (int j = 0; j < kInputs; ++j) {
@@ -275,11 +268,7 @@ struct BlocksKernel {
                  row_offset(args.shape, args.input[j].strides, row);
           if (args.gradient[j]) out[j] = static_cast<T*>(args.gradient[j]) + row * args.columns;
         }
-        double upstream = shared_upstream;
-        if (gradient && args.upstream.data) {
-          upstream *= read_value(args.value_dtype, args.upstream.data,
-                                 row_offset(args.shape, args.upstream.strides, row), PlainLoad());
-        }
+        const double upstream = gradient ? row_upstream(args, row, PlainLoad()) : 0.0;
         const RowOutcome outcome =
             do_row<F, Row, T, L>(args, params, x, out, label, upstream, gradient, all, stream);
         partial.sum += outcome.value;

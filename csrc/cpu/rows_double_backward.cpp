@@ -33,14 +33,8 @@ struct DoubleBackwardKernel {
       RowPartial partial{};
       const int64_t last = std::min(args.rows, (block + 1) * kBlockRows);
       for (int64_t row = block * kBlockRows; row < last; ++row) {
-        Label label = Label::kGenuine;
-        if (F::kHasTarget) {
-          label = decode_label(
-              read_label(args.label_type, args.target.data,
-                         row_offset(args.shape, args.target.strides, row), PlainLoad()),
-              args.similar_label);
-          if (label == Label::kInvalid) return row;
-        }
+        const Label label = row_label<F>(args, row, PlainLoad());
+        if (label == Label::kInvalid) return row;
         const T *x[kInputs], *v[kInputs];
         for (int j = 0; j < kInputs; ++j) {
           x[j] = static_cast<const T*>(args.input[j].data) +
@@ -54,11 +48,7 @@ struct DoubleBackwardKernel {
             e[j] = S(math::widen(x[j][c]), v[j] ? math::widen(v[j][c]) : 0.0);
           }
         };
-        double upstream = args.upstream_scale;
-        if (args.upstream.data) {
-          upstream *= read_value(args.value_dtype, args.upstream.data,
-                                 row_offset(args.shape, args.upstream.strides, row), PlainLoad());
-        }
+        const double upstream = row_upstream(args, row, PlainLoad());
 
         StepContext<S> step;
         step.eps = S(params.eps);

@@ -5,6 +5,10 @@
 // extensions have no word for the thing: fused multiply-add, masks, 16-bit floats, streaming.
 // SIAM_INLINE stands on everything small: a call that is not inlined here spills every vector.
 
+#ifndef SIAM_INLINE
+#define SIAM_INLINE __attribute__((always_inline)) inline
+#endif
+
 template <class C>
 struct VectorTypes;
 template <>

@@ -1,6 +1,6 @@
 // Host side of the CUDA row engine: picks the storage type, and the second stage of sums.
-#include "cuda/rows.cuh"
-#include "math/row_table.h"
+#include "cuda/reduce.cuh"
+#include "cuda/typed_rows.h"
 
 namespace siamcuda::cuda {
 

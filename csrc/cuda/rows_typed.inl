@@ -1,5 +1,9 @@
 // Instantiates the row launchers of every loss for one storage type, SIAM_STORAGE.
 // Included by one .cu file a type, so that they compile side by side.
+#include "cuda/rows.cuh"
+#include "cuda/rows_double_backward.cuh"
+#include "cuda/typed_rows.h"
+#include "math/row_table.h"
 
 namespace siamcuda::cuda {
 namespace {

@@ -1,4 +1,4 @@
-// Reading one label or one floating-point value, whatever it is stored as.
+// Reading one label or one floating-point value, whatever it is stored as, and a row's own ones.
 #pragma once
 
 #include "math/numerics.h"
@@ -39,6 +39,22 @@ SIAM_HOST_DEVICE double read_value(DType type, const void* data, int64_t index, 
     case DType::kFloat64: return load(static_cast<const double*>(data) + index);
   }
   return 0.0;
+}
+
+// What the row's label means; genuine where the loss F has no labels.
+template <class F, class Load>
+SIAM_HOST_DEVICE Label row_label(const RowArgs& args, int64_t row, Load load) {
+  if (!F::kHasTarget) return Label::kGenuine;
+  const int64_t at = row_offset(args.shape, args.target.strides, row);
+  return decode_label(read_label(args.label_type, args.target.data, at, load), args.similar_label);
+}
+
+// What the row's gradient is multiplied by.
+template <class Load>
+SIAM_HOST_DEVICE double row_upstream(const RowArgs& args, int64_t row, Load load) {
+  if (args.upstream.data == nullptr) return args.upstream_scale;
+  const int64_t at = row_offset(args.shape, args.upstream.strides, row);
+  return args.upstream_scale * read_value(args.value_dtype, args.upstream.data, at, load);
 }
 
 template <class Store>

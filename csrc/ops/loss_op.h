@@ -16,6 +16,8 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
 #include <torch/csrc/autograd/custom_function.h>
+#include <torch/csrc/autograd/functions/utils.h>
+#include <torch/csrc/autograd/graph_task.h>
 #include <torch/library.h>
 
 #include <array>
@@ -326,30 +328,23 @@ struct LossOp<F, Params (*)(O...), std::index_sequence<I...>> {
     static Tensor forward(torch::autograd::AutogradContext* context, TensorArgument<I>... t,
                           const KeptOptions& options, torch::autograd::variable_list results) {
       context->set_materialize_grads(false);
-      context->save_for_backward({t...});
+      torch::autograd::variable_list kept{t...};
+      kept.insert(kept.end(), results.begin() + 1, results.end());
+      context->save_for_backward(std::move(kept));
       keep(context, options);
-      if (results.size() > 1) {
-        context->saved_data["gradients"] = std::vector<Tensor>(results.begin() + 1, results.end());
-      }
       return results[0];
     }
-    // Note [Gradients made in forward]: hands out what forward made, once. Whoever gets them may
-    // write into them, so a second backward computes them anew; so does a non-finite upstream
-    // gradient, which must leave the rows at 0 that are 0; and so does create_graph, which needs
-    // a graph. The node's own lock keeps two threads from taking the same ones.
-    static std::vector<Tensor> take_gradients(torch::autograd::AutogradContext* context,
-                                              const Tensor& grad) {
-      const auto found = context->saved_data.find("gradients");
-      if (found == context->saved_data.end() || at::GradMode::is_enabled()) return {};
-      if (at::areAnyTensorSubclassLike({grad})) return {};
-      const double upstream = grad.item().toDouble();
-      if (!std::isfinite(upstream)) return {};
-      std::vector<Tensor> gradients = found->second.toTensorVector();
-      context->saved_data.erase(found);
-      if (upstream != 1.0) {
-        for (Tensor& gradient : gradients) gradient.mul_(upstream);
+    // Note [Gradients made in forward]: whether backward may hand out what forward made. Not where
+    // the graph is kept or a graph of the gradient is asked for, since whoever gets a gradient may
+    // write into it; nor under tracing; nor for a non-finite upstream gradient, which must leave
+    // at 0 the rows that are 0. Then they are computed anew.
+    static bool hands_out(const Tensor& grad, double* upstream) {
+      if (at::GradMode::is_enabled() || torch::autograd::get_current_graph_task_keep_graph() ||
+          at::areAnyTensorSubclassLike({grad})) {
+        return false;
       }
-      return gradients;
+      *upstream = grad.item().toDouble();
+      return std::isfinite(*upstream);
     }
     static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
                                                    torch::autograd::variable_list grads) {
@@ -363,15 +358,17 @@ struct LossOp<F, Params (*)(O...), std::index_sequence<I...>> {
       }
       if (!any) return result;
       // Unpacked in any case: this is where a modified input is noticed.
-      const auto saved = context->get_saved_variables();
-      std::vector<Tensor> gradients = take_gradients(context, grads[0]);
-      if (!gradients.empty()) {
+      auto saved = context->get_saved_variables();
+      double upstream = 1.0;
+      if (saved.size() > kTensors<F> && hands_out(grads[0], &upstream)) {
         for (int j = 0; j < kInputs; ++j) {
-          if (mask[j]) result[j] = std::move(gradients[j]);
+          if (!mask[j]) continue;
+          result[j] = std::move(saved[kTensors<F> + j]);
+          if (upstream != 1.0) result[j].mul_(upstream);
         }
         return result;
       }
-      gradients =
+      auto gradients =
           backward_with(grads[0], saved, mask, kept(context), std::index_sequence_for<O...>());
       size_t i = 0;
       for (int j = 0; j < kInputs; ++j) {
@@ -414,7 +411,8 @@ struct LossOp<F, Params (*)(O...), std::index_sequence<I...>> {
   static bool needs_graph(std::initializer_list<const Tensor*> tensors) {
     if (!at::GradMode::is_enabled()) return false;
     for (const Tensor* t : tensors) {
-      if (t->defined() && t->requires_grad()) return true;
+      // Forward-mode tangents too: Function refuses them, which beats dropping them.
+      if (t->defined() && (t->requires_grad() || torch::autograd::isFwGradDefined(*t))) return true;
     }
     return false;
   }

@@ -69,9 +69,11 @@ def distance_histogram(
         )
         for threshold, far in lines:
             axes.axvline(threshold, color=_NEUTRAL, linewidth=1, linestyle="--")
-            side = "right" if threshold == lines[0][0] else "left"  # labels stay off each other
-            axes.text(threshold, top * 0.985, f" FAR {100 * far:g} % ", rotation=90, fontsize=7,
-                      color=_NEUTRAL, ha=side, va="top")  # fmt: skip
+            # The first label stands left of its line, the others right: off the lines and each other.
+            side, gap = ("right", -2) if threshold == lines[0][0] else ("left", 2)
+            axes.annotate(f"FAR {100 * far:g} %", (threshold, top * 0.985), (gap, 0),
+                          textcoords="offset points", rotation=90, fontsize=7, color=_NEUTRAL,
+                          ha=side, va="top")  # fmt: skip
         axes.set(xlabel="distance", ylabel="share of the trials, %", title=protocol)
         axes.legend(frameon=False, loc="upper left", fontsize=8)
     return _png(figure)

@@ -8,6 +8,10 @@
 #include <sys/mman.h>
 #endif
 
+#if AT_PARALLEL_OPENMP && !defined(_OPENMP)
+#error "at::parallel_for is serial in code that is compiled without OpenMP: compile with -fopenmp"
+#endif
+
 #include "cpu/plain_access.h"
 #include "math/labels.h"
 #include "ops/rows.h"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -46,6 +47,13 @@ import torch  # noqa: E402
 from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension  # noqa: E402
 
 
+def toolkit_major(home: str) -> int:
+    """The major version of CUDA that a toolkit folder holds."""
+    header = (Path(home) / "include" / "cuda.h").read_text(errors="replace")
+    found = re.search(r"#define CUDA_VERSION (\d+)", header)
+    return int(found[1]) // 1000 if found else 0
+
+
 def wants_cuda() -> bool:
     choice = os.environ.get("SIAMCUDA_CUDA", "auto")
     if choice not in ("auto", "0", "1"):
@@ -57,8 +65,17 @@ def wants_cuda() -> bool:
         missing.append("no CUDA toolkit found (set CUDA_HOME to the folder of bin and include)")
     if torch.version.cuda is None:
         missing.append(f"torch {torch.__version__} was built without CUDA")
+    elif CUDA_HOME is not None and toolkit_major(CUDA_HOME) != int(
+        torch.version.cuda.split(".")[0]
+    ):
+        missing.append(
+            f"the toolkit in {CUDA_HOME} is of CUDA {toolkit_major(CUDA_HOME)}, torch "
+            f"{torch.__version__} of CUDA {torch.version.cuda}"
+        )
     if choice == "1" and missing:
         sys.exit("SIAMCUDA_CUDA=1, but " + " and ".join(missing))
+    if missing:
+        print(f"siamcuda: building for the CPU alone: {' and '.join(missing)}", file=sys.stderr)
     return not missing
 
 

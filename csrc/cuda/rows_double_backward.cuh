@@ -1,8 +1,8 @@
 // Double backward on dual numbers; see csrc/cpu/rows_double_backward.cpp.
 //
-// The spread of rows over lanes is that of rows.cuh, with one element a lane and step: bytes are not
-// what it waits for. Bytes, a row: inputs and tangents read twice, a gradient of each input written.
-// FLOPs: as rows.cuh, with three products and a sum for each product.
+// The spread of rows over lanes is that of rows.cuh, with one element a lane and step: bytes are
+// not what it waits for. Bytes, a row: inputs and tangents read twice, a gradient of each input
+// written. FLOPs: as rows.cuh, with three products and a sum for each product.
 #pragma once
 
 #include "cuda/common.cuh"

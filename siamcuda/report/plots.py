@@ -69,7 +69,7 @@ def distance_histogram(
         )
         for threshold, far in lines:
             axes.axvline(threshold, color=_NEUTRAL, linewidth=1, linestyle="--")
-            # The first label stands left of its line, the others right: off the lines and each other.
+            # The first label stands left of its line, the others right: clear of the lines.
             side, gap = ("right", -2) if threshold == lines[0][0] else ("left", 2)
             axes.annotate(f"FAR {100 * far:g} %", (threshold, top * 0.985), (gap, 0),
                           textcoords="offset points", rotation=90, fontsize=7, color=_NEUTRAL,

@@ -52,8 +52,10 @@ def test_promise_1_inactive_hinge_is_exactly_zero_and_boundary_is_inactive(backe
     n = torch.tensor([[0.5, 0, 0, 0], [0.4, 0, 0, 0]], device=backend.device, requires_grad=True)
     loss = siamcuda.triplet_loss(a, p, n, margin=0.25, reduction="none")
     loss.sum().backward()
-    assert loss[0] == 0 and loss[1] > 0
-    assert n.grad[0].abs().sum() == 0 and n.grad[1].abs().sum() > 0
+    assert loss[0] == 0
+    assert loss[1] > 0
+    assert n.grad[0].abs().sum() == 0
+    assert n.grad[1].abs().sum() > 0
 
 
 def test_promise_1_inactive_rows_are_zero_whatever_the_upstream_gradient(backend):
@@ -76,12 +78,19 @@ def test_promise_1_collapsed_pairs_are_counted(backend):
         torch.testing.assert_close(float(stats.mean_positive_distance), 5**0.5 / 3)
         torch.testing.assert_close(float(stats.mean_negative_distance), 5**0.5 / 3)
     _, stats = siamcuda.triplet_loss(x1, x2, x1, margin=0.1, return_stats=True)
-    assert stats.collapsed == 6 and stats.valid == 6 and stats.active == 6
+    assert stats.collapsed == 6
+    assert stats.valid == 6
+    assert stats.active == 6
     torch.testing.assert_close(float(stats.mean_positive_distance), 10 / 6)
 
 
 def test_triplet_margin_loss_keeps_torchs_boundary_and_ties(backend):
     from torch.nn.functional import triplet_margin_loss
+
+    # torch 2.10 lets a gradient through at the boundary, 2.14 doesn't; we never do.
+    edge = torch.tensor([[1.0]], requires_grad=True)
+    triplet_margin_loss(edge, torch.ones(1, 1), torch.zeros(1, 1), eps=0.0).backward()
+    torch_lets_through = bool(edge.grad.any())
 
     for a, p, n in (
         (torch.zeros(1, 4), torch.zeros(1, 4), torch.tensor([[1.0, 0, 0, 0]])),
@@ -99,7 +108,10 @@ def test_triplet_margin_loss_keeps_torchs_boundary_and_ties(backend):
                 torch_loss.backward()
                 torch.testing.assert_close(mine.cpu(), torch_loss)
                 for x, y in zip(ours, theirs, strict=True):
-                    torch.testing.assert_close(x.grad.cpu(), y.grad)
+                    still = torch_lets_through and torch_loss == 0
+                    torch.testing.assert_close(
+                        x.grad.cpu(), torch.zeros_like(y) if still else y.grad
+                    )
 
 
 # --- 2: non-finite input -------------------------------------------------------------------------
@@ -162,7 +174,8 @@ def test_promise_2_softplus_does_not_overflow(backend, soft):
     far = torch.full((1, 1), 1e4, device=backend.device, requires_grad=True)
     loss = siamcuda.triplet_loss(a, far, a, squared=False, soft=soft, margin=0.0)
     loss.backward()
-    assert loss == 1e4 and far.grad == 1.0
+    assert loss == 1e4
+    assert far.grad == 1.0
 
 
 # --- 3: empty input ------------------------------------------------------------------------------
@@ -227,7 +240,8 @@ def test_promise_4_gradients_of_broadcast_inputs(case, shape):
             found.append(torch.autograd.grad(value.sum(), first)[0])
     finally:
         torch.set_num_threads(before)
-    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.id)

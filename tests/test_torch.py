@@ -248,7 +248,7 @@ def test_checkpoint_and_saved_tensor_hooks(case):
 
 def test_func_jvp_is_an_error():
     x = torch.randn(3, 4)
-    with pytest.raises(RuntimeError, match="functorch|torch.func"):
+    with pytest.raises(RuntimeError, match=r"functorch|torch.func"):
         torch.func.jvp(lambda a: siamcuda.squared_l2(a, -x), (x,), (x,))
 
 
@@ -340,4 +340,5 @@ def test_works_after_fork():
     process = context.Process(target=child)
     process.start()
     process.join(30)
-    assert process.exitcode == 0 and queue.get()
+    assert process.exitcode == 0
+    assert queue.get()

@@ -8,6 +8,10 @@
 #include <vector>
 
 #include "cpu/dispatch.h"
+#if !defined(SIAM_EMULATED)
+#include "ops/batch_op.h"
+#include "ops/cdist.h"
+#endif
 #include "ops/loss_op.h"
 
 #ifndef SIAMCUDA_ARCHITECTURES
@@ -64,6 +68,39 @@ struct Binder<F, LossOp<F, Params (*)(O...), std::index_sequence<I...>>> {
   static void bind(py::module_& m) { bind(m, std::index_sequence_for<O...>()); }
 };
 
+#if !defined(SIAM_EMULATED)
+template <class L, class Op = BatchOp<L>>
+struct BatchBinder;
+
+template <class L, class Params, class... O>
+struct BatchBinder<L, BatchOp<L, Params (*)(O...)>> {
+  using Op = BatchOp<L, Params (*)(O...)>;
+
+  template <size_t... K>
+  static void bind(py::module_& m, std::index_sequence<K...>) {
+    constexpr size_t options = 4 + sizeof...(O);
+    using Release = py::call_guard<py::gil_scoped_release>;
+    const auto& arguments = schema_of(Op::operator_name()).arguments();
+    m.def(L::name().c_str(), &Op::call, required(arguments[0]), required(arguments[1]),
+          optional(arguments[2]), optional(arguments[3]), optional(arguments[4 + K])...,
+          optional(arguments[options]), optional(arguments[options + 1]), py::kw_only(),
+          optional(arguments[options + 2]), Release());
+    m.def((L::name() + "_stats").c_str(), &Op::call_stats, required(arguments[0]),
+          required(arguments[1]), optional(arguments[2]), optional(arguments[3]),
+          optional(arguments[4 + K])..., optional(arguments[options]), Release());
+  }
+  static void bind(py::module_& m) { bind(m, std::index_sequence_for<O...>()); }
+};
+
+std::vector<std::string> batch_loss_names() {
+  std::vector<std::string> names;
+#define SIAM_WITH_BATCH_LOSS(L) names.emplace_back(L::name());
+  SIAM_FOR_EACH_BATCH_LOSS
+#undef SIAM_WITH_BATCH_LOSS
+  return names;
+}
+#endif
+
 std::vector<std::string> loss_names() {
   std::vector<std::string> names;
 #define SIAM_NAME(F) names.emplace_back(F::kName);
@@ -104,6 +141,14 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
 #define SIAM_BIND(F) Binder<F>::bind(m);
   SIAM_FOR_EACH_LOSS(SIAM_BIND)
 #undef SIAM_BIND
+#if !defined(SIAM_EMULATED)
+#define SIAM_WITH_BATCH_LOSS(L) BatchBinder<L>::bind(m);
+  SIAM_FOR_EACH_BATCH_LOSS
+#undef SIAM_WITH_BATCH_LOSS
+  m.def("squared_cdist", &call_squared_cdist, py::arg("x1"), py::arg("x2"),
+        py::call_guard<py::gil_scoped_release>());
+  m.def("batch_loss_names", &batch_loss_names, "Names of the losses over a batch.");
+#endif
   m.def("empty_op", &empty_op, py::arg("x1"), py::arg("x2"),
         py::call_guard<py::gil_scoped_release>(),
         "Returns a new 0-d tensor and does nothing else: the floor of call overhead.");

@@ -8,12 +8,14 @@
 4.0
 """
 
-from siamcuda import functional, nn, reference, value_and_grad, verification
+from siamcuda import batch, functional, nn, reference, value_and_grad, verification
 from siamcuda._info import __version__, build_info
+from siamcuda.batch import *
 from siamcuda.functional import *
 
 __all__ = [
     "__version__",
+    "batch",
     "build_info",
     "functional",
     "nn",
@@ -21,4 +23,4 @@ __all__ = [
     "value_and_grad",
     "verification",
 ]
-__all__ += functional.__all__
+__all__ += functional.__all__ + batch.__all__

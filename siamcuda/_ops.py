@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from siamcuda import _C, _vmap
+from siamcuda import _C, _composite, _vmap
 
 _vmap.register("siamcuda")
+_composites = _composite.register("siamcuda")
 
 #: The extension module that eager calls go to. The tests put the emulated CUDA build here.
 extension: Any = _C

@@ -124,7 +124,7 @@ def _backward(operator: Any) -> Rule:
 
 
 def _one_by_one(operator: Any) -> Rule:
-    """For what nobody runs in an inner loop: statistics and double backward."""
+    """For what is no row of a batch: losses over a batch, statistics, double backward."""
 
     def take(value: Any, dim: Any, i: int) -> Any:
         if isinstance(value, (list, tuple)) and isinstance(dim, (list, tuple)):
@@ -160,3 +160,10 @@ def register(library: str) -> None:
                 continue
             operator = getattr(namespace, name + suffix).default
             torch.library.register_vmap(f"{library}::{name}{suffix}", make(operator))
+    suffixes = ("", "_value_and_grad", "_backward", "_stats")
+    operators = [name + suffix for name in _C.batch_loss_names() for suffix in suffixes]
+    for name in (*operators, "squared_cdist", "squared_cdist_backward"):
+        if hasattr(namespace, name):  # the emulated build has none
+            torch.library.register_vmap(
+                f"{library}::{name}", _one_by_one(getattr(namespace, name).default)
+            )

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 from torch import Tensor
 from torch.nn import Module
 
-from siamcuda import functional
+from siamcuda import batch, functional
 
 __all__ = [
+    "BatchChopraLoss",
+    "BatchContrastiveLoss",
+    "BatchTripletLoss",
     "ChopraLoss",
     "ContrastiveLoss",
     "SquaredL2",
@@ -142,3 +146,83 @@ class TripletMarginLoss(_Loss):
     def forward(self, anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
         """(..., D) three times -> 0-d or (...)."""
         return functional.triplet_margin_loss(anchor, positive, negative, **self._current())
+
+
+class _BatchLoss(_Loss):
+    """A loss over a batch with class labels, and ref rows if given."""
+
+    _function: ClassVar[Callable[..., Any]]
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        ref_embeddings: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+    ) -> Tensor:
+        """(B, D), (B,), optionally (R, D), (R,) -> 0-d or (B,)."""
+        loss: Tensor = type(self)._function(
+            embeddings,
+            labels,
+            ref_embeddings=ref_embeddings,
+            ref_labels=ref_labels,
+            **self._current(),
+        )
+        return loss
+
+
+class BatchContrastiveLoss(_BatchLoss):
+    """:func:`siamcuda.batch_contrastive_loss` as a module.
+
+    Example:
+        >>> import torch, siamcuda
+        >>> x = torch.tensor([[0.0, 0.0], [0.0, 0.5], [0.0, 0.0]])
+        >>> siamcuda.nn.BatchContrastiveLoss(reduction="sum")(x, torch.tensor([0, 0, 1]))
+        tensor(1.5000)
+    """
+
+    _function = staticmethod(batch.batch_contrastive_loss)
+
+    def __init__(self, margin: float = 1.0, reduction: str = "mean") -> None:
+        super().__init__(margin=margin, reduction=reduction)
+
+
+class BatchChopraLoss(_BatchLoss):
+    """:func:`siamcuda.batch_chopra_loss` as a module.
+
+    Example:
+        >>> import torch, siamcuda
+        >>> x = torch.tensor([[0.0, 0.0], [0.6, 0.8]])
+        >>> siamcuda.nn.BatchChopraLoss(q=2.0)(x, torch.tensor([3, 3]))
+        tensor(1.)
+    """
+
+    _function = staticmethod(batch.batch_chopra_loss)
+
+    def __init__(self, q: float = 2.0, energy: str = "l2", reduction: str = "mean") -> None:
+        super().__init__(q=q, energy=energy, reduction=reduction)
+
+
+class BatchTripletLoss(_BatchLoss):
+    """:func:`siamcuda.batch_triplet_loss` as a module.
+
+    Example:
+        >>> import torch, siamcuda
+        >>> x = torch.tensor([[0.0], [1.0], [1.5]])
+        >>> siamcuda.nn.BatchTripletLoss(margin=1.0, reduction="sum")(x, torch.tensor([0, 0, 1]))
+        tensor(1.7500)
+    """
+
+    _function = staticmethod(batch.batch_triplet_loss)
+
+    def __init__(
+        self,
+        margin: float = 0.2,
+        mining: str = "all",
+        squared: bool = True,
+        soft: bool = False,
+        reduction: str = "mean",
+    ) -> None:
+        super().__init__(
+            margin=margin, mining=mining, squared=squared, soft=soft, reduction=reduction
+        )

@@ -129,6 +129,69 @@ ONE_EACH = list({case.name: case for case in reversed(CASES)}.values())
 SMOOTH = [case for case in CASES if case.smooth]
 
 
+@dataclasses.dataclass(frozen=True)
+class BatchCase:
+    """One loss over a batch with one set of options."""
+
+    name: str
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    #: Largest error relative to the largest entry, over what rounding of distances would explain.
+    slack: float = 1.0
+
+    @property
+    def id(self) -> str:
+        return "-".join([self.name, *(f"{k}={v}" for k, v in self.options.items())])
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        return getattr(siamcuda, self.name)
+
+    @property
+    def reference(self) -> Callable[..., Tensor]:
+        return getattr(reference, self.name)
+
+    def make(
+        self,
+        rows: int,
+        columns: int,
+        dtype: torch.dtype = torch.float64,
+        refs: int | None = None,
+        classes: int = 4,
+        seed: int = 0,
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Embeddings (and ref rows) that need gradients, and the labels of each."""
+        generator = torch.Generator().manual_seed(seed)
+        embeddings, labels = [], []
+        for n in (rows,) if refs is None else (rows, refs):
+            x = torch.randn(n, columns, generator=generator, dtype=torch.float64)
+            x = (x / max(columns, 1) ** 0.5).to(dtype)
+            embeddings.append(x.requires_grad_())
+            # Classes that are no row numbers, and one in ref that no row has.
+            label = torch.randint(0, classes + len(labels), (n,), generator=generator)
+            labels.append(label * 1000 - 1500)
+        return embeddings, labels
+
+    def call(
+        self, function: Callable[..., Any], x: list[Tensor], y: list[Tensor], **options: Any
+    ) -> Any:
+        refs = {} if len(x) == 1 else {"ref_embeddings": x[1], "ref_labels": y[1]}
+        return function(x[0], y[0], **refs, **{**self.options, **options})
+
+
+BATCH_CASES = [
+    BatchCase("batch_contrastive_loss"),
+    BatchCase("batch_contrastive_loss", {"margin": 2.0}),
+    BatchCase("batch_chopra_loss"),
+    BatchCase("batch_chopra_loss", {"q": 9.0, "energy": "l1"}, slack=4.0),
+    *(
+        BatchCase("batch_triplet_loss", {"mining": mining, "squared": squared, "soft": soft})
+        for mining in ("all", "hard", "semihard", "easy_positive")
+        for squared in (True, False)
+        for soft in (False, True)
+    ),
+]
+
+
 def exact(
     case: Case, tensors: list[Tensor], target: Tensor | None, reduction: str, upstream: Tensor
 ) -> tuple[Tensor, list[Tensor]]:

@@ -6,21 +6,35 @@ import inspect
 
 import pytest
 import torch
-from cases import CASES, ONE_EACH
+from cases import BATCH_CASES, CASES, ONE_EACH
 
 import siamcuda
-from siamcuda import _C, functional, nn, reference, value_and_grad
+from siamcuda import _C, batch, functional, nn, reference, value_and_grad
 
 NAMES = sorted(_C.loss_names())
+BATCH_NAMES = sorted(n for n in batch.__all__ if n != "squared_cdist")
 
 
 def test_every_formula_has_a_case_and_no_case_lacks_a_formula():
     assert sorted({case.name for case in CASES}) == NAMES
 
 
-@pytest.mark.parametrize("module", [functional, reference, value_and_grad])
+@pytest.mark.parametrize("module", [functional, value_and_grad])
 def test_every_formula_has_its_python_faces(module):
     assert sorted(n for n in module.__all__ if n != "LossStats") == NAMES
+
+
+def test_every_operation_has_a_reference():
+    assert sorted(reference.__all__) == sorted(NAMES + batch.__all__)
+
+
+def test_every_loss_over_a_batch_has_operators_and_a_case():
+    assert sorted({case.name for case in BATCH_CASES}) == BATCH_NAMES
+    assert set(BATCH_NAMES) <= set(_C.batch_loss_names())
+    for name in BATCH_NAMES:
+        assert getattr(siamcuda, name) is getattr(batch, name)
+        for suffix in ("", "_value_and_grad", "_backward", "_stats", "_composite"):
+            assert hasattr(torch.ops.siamcuda, name + suffix)
 
 
 def test_functions_are_exported_at_the_top():
@@ -57,11 +71,15 @@ def test_modules_have_the_options_of_their_functions():
         "ChopraLoss": siamcuda.chopra_loss,
         "TripletLoss": siamcuda.triplet_loss,
         "TripletMarginLoss": siamcuda.triplet_margin_loss,
+        "BatchContrastiveLoss": siamcuda.batch_contrastive_loss,
+        "BatchChopraLoss": siamcuda.batch_chopra_loss,
+        "BatchTripletLoss": siamcuda.batch_triplet_loss,
     }.items():
         options = {
             n: p.default
             for n, p in inspect.signature(function).parameters.items()
-            if p.default is not inspect.Parameter.empty and n != "return_stats"
+            if p.default is not inspect.Parameter.empty
+            and n not in ("return_stats", "ref_embeddings", "ref_labels")
         }
         module = getattr(nn, name)()
         assert module.options == options

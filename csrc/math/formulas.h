@@ -326,7 +326,7 @@ struct TripletLoss : Formula {
       const S x = positive.distance - negative.distance;
       const S e = exp(real(x) < 0 ? x : -x);
       const S sigmoid = (real(x) < 0 ? e : one) / (one + e);
-      const S value = real(x) < 0 ? log1p(e) : x + log1p(e);
+      const S value = real(x) < 0 ? log1p_unit(e) : x + log1p_unit(e);
       return {value, {sigmoid * positive.slope, -(sigmoid * negative.slope)}};
     }
     const S value = (positive.distance + S(static_cast<R>(params.margin))) - negative.distance;

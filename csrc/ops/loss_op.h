@@ -40,6 +40,7 @@
 #define SIAM_STRINGIFY(x) SIAM_STRINGIFY_(x)
 // torch pastes the library's name into identifiers, which only one more macro level expands.
 #define SIAM_TORCH_LIBRARY(library, m) TORCH_LIBRARY(library, m)
+#define SIAM_TORCH_LIBRARY_FRAGMENT(library, m) TORCH_LIBRARY_FRAGMENT(library, m)
 #define SIAM_TORCH_LIBRARY_IMPL(library, key, m) TORCH_LIBRARY_IMPL(library, key, m)
 
 namespace siamcuda::ops {

@@ -2,6 +2,10 @@
 #include <torch/library.h>
 
 #include "math/formulas.h"
+#if !defined(SIAM_EMULATED)
+#include "ops/batch_op.h"
+#include "ops/cdist.h"
+#endif
 #include "ops/loss_op.h"
 
 namespace siamcuda::ops {
@@ -28,9 +32,34 @@ SIAM_TORCH_LIBRARY_IMPL(SIAM_LIBRARY, AutocastCPU, m){SIAM_FOR_EACH_LOSS(SIAM_AU
 SIAM_TORCH_LIBRARY_IMPL(SIAM_LIBRARY, AutocastCUDA, m){SIAM_FOR_EACH_LOSS(SIAM_AUTOCAST_CUDA)}
 
 #define SIAM_AUTOGRAD(F) LossOp<F>::Autograd::implement(m);
-SIAM_TORCH_LIBRARY_IMPL(SIAM_LIBRARY, Autograd, m) {
-  SIAM_FOR_EACH_LOSS(SIAM_AUTOGRAD)
+SIAM_TORCH_LIBRARY_IMPL(SIAM_LIBRARY, Autograd, m){SIAM_FOR_EACH_LOSS(SIAM_AUTOGRAD)}
+
+#if !defined(SIAM_EMULATED)
+#define SIAM_WITH_BATCH_LOSS(L) BatchOp<L>::define(m);
+SIAM_TORCH_LIBRARY_FRAGMENT(SIAM_LIBRARY, m) {
+  SIAM_FOR_EACH_BATCH_LOSS
+  define_cdist(m);
 }
+#undef SIAM_WITH_BATCH_LOSS
+#define SIAM_WITH_BATCH_LOSS(L) BatchOp<L>::Fake::implement(m);
+SIAM_TORCH_LIBRARY_IMPL(SIAM_LIBRARY, Meta, m) {
+  SIAM_FOR_EACH_BATCH_LOSS
+  implement_cdist_meta(m);
+}
+#undef SIAM_WITH_BATCH_LOSS
+#define SIAM_WITH_BATCH_LOSS(L) BatchOp<L>::Autocast<c10::DispatchKey::AutocastCPU>::implement(m);
+SIAM_TORCH_LIBRARY_IMPL(SIAM_LIBRARY, AutocastCPU, m){SIAM_FOR_EACH_BATCH_LOSS}
+#undef SIAM_WITH_BATCH_LOSS
+#define SIAM_WITH_BATCH_LOSS(L) BatchOp<L>::Autocast<c10::DispatchKey::AutocastCUDA>::implement(m);
+SIAM_TORCH_LIBRARY_IMPL(SIAM_LIBRARY, AutocastCUDA, m){SIAM_FOR_EACH_BATCH_LOSS}
+#undef SIAM_WITH_BATCH_LOSS
+#define SIAM_WITH_BATCH_LOSS(L) BatchOp<L>::Autograd::implement(m);
+SIAM_TORCH_LIBRARY_IMPL(SIAM_LIBRARY, Autograd, m) {
+  SIAM_FOR_EACH_BATCH_LOSS
+  implement_cdist_autograd(m);
+}
+#undef SIAM_WITH_BATCH_LOSS
+#endif
 
 }  // namespace
 }  // namespace siamcuda::ops

@@ -1,0 +1,19 @@
+// The tile engine and the batch losses for baseline instructions: runs on any CPU.
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <new>
+#include <type_traits>
+#include <vector>
+
+#include "cpu/batch.h"
+#include "math/formulas.h"
+#include "math/tiles.h"
+
+#define SIAM_LEVEL_GENERIC 1
+#define SIAM_VECTOR_BYTES 16
+namespace siamcuda::cpu::generic {
+#include "cpu/batch.inl"
+}  // namespace siamcuda::cpu::generic

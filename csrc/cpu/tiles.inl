@@ -1,0 +1,277 @@
+// The tile engine: distances of a panel of rows from a block of columns, in the first-level cache.
+//
+// One register-blocked kernel serves both products of a batch loss. `multiply` adds a panel of
+// kRows rows times depth, whose elements are broadcast, to a panel of depth times two vectors:
+//   distances: A = rows of x [kRows, 128 at a time], B = packed columns [D, 2 vectors];
+//   gradients: A = weights of the pairs [kRows, block], B = the rows themselves [block, D].
+// A has a constant row step, so that every broadcast is one load with an immediate offset.
+// Two vectors by kRows accumulators and two vectors of B fill the register file.
+//
+// Cost of a panel of kRows rows against n columns: 2·kRows·n·D FLOPs for the distances and as many
+// for the gradient. A block of columns (two copies, packed and as rows) stays in the second-level
+// cache while the panels that a thread owns pass over it.
+
+#if defined(SIAM_LEVEL_AVX512)
+constexpr int kTileRows = 12;
+#elif defined(SIAM_LEVEL_AVX2)
+constexpr int kTileRows = 6;
+#else
+constexpr int kTileRows = 4;
+#endif
+constexpr int kDepth = math::kTileDepth;
+// Row steps that keep the rows of an operand in different sets of the cache.
+constexpr int kRowStep = kDepth + 16;
+constexpr int kMaxBlock = 256;
+constexpr int kScratchStep = kMaxBlock + 16;
+// Panels of rows that pass over a block of columns while it is in the cache.
+constexpr int kPanelGroup = 8;
+
+template <class C>
+constexpr int kTileColumns = 2 * Vec<C>::kWidth;
+
+SIAM_INLINE int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
+
+template <class C>
+TileGeometry tile_geometry(int64_t columns) {
+  constexpr int64_t kCacheBytes = int64_t{512} << 10;  // half of a second-level cache
+  TileGeometry g;
+  g.panel_rows = kTileRows;
+  g.panel_columns = kTileColumns<C>;
+  g.padded = round_up(columns, std::max<int64_t>(kTileColumns<C>, 16));
+  const int64_t row_bytes = 2 * static_cast<int64_t>(sizeof(C)) * std::max<int64_t>(g.padded, 1);
+  g.block = std::min<int64_t>(kMaxBlock, std::max<int64_t>(kCacheBytes / row_bytes / 32 * 32, 64));
+  return g;
+}
+
+// Memory aligned to a cache line, zeroed.
+template <class T>
+class Aligned {
+ public:
+  explicit Aligned(int64_t count)
+      : size_(count),
+        data_(static_cast<T*>(
+            ::operator new(std::max<int64_t>(count, 1) * sizeof(T), std::align_val_t{64}))) {
+    clear();
+  }
+  ~Aligned() { ::operator delete(data_, std::align_val_t{64}); }
+  Aligned(const Aligned&) = delete;
+  Aligned& operator=(const Aligned&) = delete;
+  T* data() const { return data_; }
+  int64_t size() const { return size_; }
+  void clear() { std::memset(static_cast<void*>(data_), 0, size_ * sizeof(T)); }
+
+ private:
+  int64_t size_;
+  T* data_;
+};
+
+// --- packing -------------------------------------------------------------------------------------
+
+template <class C, class T>
+SIAM_INLINE void widen_row(const T* from, int64_t columns, C* to) {
+  for (int64_t k = 0; k < columns; ++k) to[k] = static_cast<C>(math::widen(from[k]));
+}
+
+template <class C>
+inline void widen_row(const Matrix& m, int64_t row, C* to) {
+  const int64_t offset = row * m.step;
+  switch (m.dtype) {
+    case DType::kFloat16:
+      return widen_row(static_cast<const math::Half*>(m.data) + offset, m.columns, to);
+    case DType::kBFloat16:
+      return widen_row(static_cast<const math::BFloat16*>(m.data) + offset, m.columns, to);
+    case DType::kFloat32:
+      return widen_row(static_cast<const float*>(m.data) + offset, m.columns, to);
+    case DType::kFloat64:
+      return widen_row(static_cast<const double*>(m.data) + offset, m.columns, to);
+  }
+}
+
+template <class C>
+SIAM_INLINE double squared_norm(const C* x, int64_t n) {
+  constexpr int kLanes = 16;
+  double lane[kLanes] = {};
+  int64_t k = 0;
+  for (; k + kLanes <= n; k += kLanes) {
+#pragma GCC unroll 16
+    for (int l = 0; l < kLanes; ++l) {
+      const double v = x[k + l];
+      lane[l] += v * v;
+    }
+  }
+  for (; k < n; ++k) lane[k % kLanes] += static_cast<double>(x[k]) * static_cast<double>(x[k]);
+  for (int half = kLanes / 2; half > 0; half /= 2) {
+    for (int l = 0; l < half; ++l) lane[l] += lane[l + half];
+  }
+  return lane[0];
+}
+
+template <class C>
+SIAM_INLINE bool all_finite(const C* x, int64_t n) {
+  C sum = 0;  // stays 0 unless an element is inf or NaN
+  for (int64_t k = 0; k < n; ++k) sum += x[k] - x[k];
+  return sum == 0;
+}
+
+// Panels [begin, end) of panel_columns rows each, counted from the chunk's first row.
+template <class C>
+void pack_columns(const Matrix& m, const TileGeometry& g, const Packed<C>& out, int64_t begin,
+                  int64_t end) {
+  constexpr int kWide = kTileColumns<C>;
+  for (int64_t p = begin; p < end; ++p) {
+    C* panel = out.panels + p * m.columns * kWide;
+    for (int c = 0; c < kWide; ++c) {
+      const int64_t at = p * kWide + c;
+      C* row = out.rows + at * g.padded;
+      std::memset(static_cast<void*>(row), 0, sizeof(C) * g.padded);
+      out.norms[at] = 0;
+      out.finite[at] = 1;
+      if (at < out.count) {
+        widen_row(m, out.first + at, row);
+        out.norms[at] = static_cast<C>(squared_norm(row, m.columns));
+        if (!all_finite(row, m.columns)) {
+          // The norm sends its pairs to the slow path; its zeros keep it out of every product.
+          out.norms[at] = std::numeric_limits<C>::quiet_NaN();
+          out.finite[at] = 0;
+          std::memset(static_cast<void*>(row), 0, sizeof(C) * g.padded);
+        }
+      }
+    }
+    const C* rows = out.rows + p * kWide * g.padded;
+    for (int64_t k = 0; k < m.columns; ++k) {
+#pragma GCC unroll 32
+      for (int c = 0; c < kWide; ++c) panel[k * kWide + c] = rows[c * g.padded + k];
+    }
+  }
+}
+
+// --- the register tile
+// -----------------------------------------------------------------------------
+
+// total[r][v] += Σ_k a[r·kStep + k] · b[k·b_step + v·width], from zero, in the order of k.
+template <class C, int kStep>
+SIAM_INLINE void multiply(const C* a, const C* b, int64_t b_step, int64_t depth,
+                          Vec<C> (&sum)[kTileRows][2]) {
+#pragma GCC unroll 16
+  for (int r = 0; r < kTileRows; ++r) sum[r][0] = sum[r][1] = Vec<C>();
+  for (int64_t k = 0; k < depth; ++k) {
+    const Vec<C> b0 = load(b), b1 = load(b + Vec<C>::kWidth);
+#pragma GCC unroll 16
+    for (int r = 0; r < kTileRows; ++r) {
+      const Vec<C> ar(a[r * kStep + k]);
+      sum[r][0] = multiply_add(ar, b0, sum[r][0]);
+      sum[r][1] = multiply_add(ar, b1, sum[r][1]);
+    }
+    b += b_step;
+  }
+}
+
+// The same with |a − b| in place of a·b.
+template <class C, int kStep>
+SIAM_INLINE void add_magnitudes(const C* a, const C* b, int64_t b_step, int64_t depth,
+                                Vec<C> (&sum)[kTileRows][2]) {
+#pragma GCC unroll 16
+  for (int r = 0; r < kTileRows; ++r) sum[r][0] = sum[r][1] = Vec<C>();
+  for (int64_t k = 0; k < depth; ++k) {
+    const Vec<C> b0 = load(b), b1 = load(b + Vec<C>::kWidth);
+#pragma GCC unroll 16
+    for (int r = 0; r < kTileRows; ++r) {
+      const Vec<C> ar(a[r * kStep + k]);
+      sum[r][0] = sum[r][0] + magnitude(ar - b0);
+      sum[r][1] = sum[r][1] + magnitude(ar - b1);
+    }
+    b += b_step;
+  }
+}
+
+// A panel of rows, as the left operand and as they are.
+template <class C>
+struct RowPanel {
+  int64_t first;  // row of the matrix
+  int count;      // rows that exist
+  C* left;        // [⌈D/128⌉][kTileRows][kRowStep], zeros for rows that don't exist
+  C* rows;        // [kTileRows][padded]
+  C norms[kTileRows];
+  bool finite[kTileRows];
+};
+
+template <class C>
+inline int64_t left_size(int64_t columns) {
+  return (columns + kDepth - 1) / kDepth * kTileRows * kRowStep;
+}
+
+template <class C>
+void load_panel(const Matrix& m, const TileGeometry& g, int64_t first, RowPanel<C>& panel) {
+  panel.first = first;
+  panel.count = static_cast<int>(std::min<int64_t>(kTileRows, m.rows - first));
+  std::memset(static_cast<void*>(panel.left), 0, sizeof(C) * left_size<C>(m.columns));
+  for (int r = 0; r < kTileRows; ++r) {
+    C* row = panel.rows + r * g.padded;
+    std::memset(static_cast<void*>(row), 0, sizeof(C) * g.padded);
+    panel.norms[r] = 0;
+    panel.finite[r] = true;
+    if (r >= panel.count) continue;
+    widen_row(m, first + r, row);
+    panel.norms[r] = static_cast<C>(squared_norm(row, m.columns));
+    if (!all_finite(row, m.columns)) {
+      panel.norms[r] = std::numeric_limits<C>::quiet_NaN();
+      panel.finite[r] = false;
+      std::memset(static_cast<void*>(row), 0, sizeof(C) * g.padded);
+    }
+    for (int64_t k = 0; k < m.columns; k += kDepth) {
+      const int64_t n = std::min<int64_t>(kDepth, m.columns - k);
+      std::memcpy(panel.left + (k / kDepth * kTileRows + r) * kRowStep, row + k, sizeof(C) * n);
+    }
+  }
+}
+
+// sums[r·kScratchStep + c], c in [0, n): x_r·y_c (kProducts) or Σ|x_r − y_c|, n rounded up to
+// whole register tiles. `panels` starts at the first of the columns.
+template <class C, bool kProducts>
+__attribute__((noinline)) void tile_sums(const RowPanel<C>& panel, const C* panels, int64_t columns,
+                                         int64_t n, C* sums) {
+  constexpr int kWide = kTileColumns<C>, kWidth = Vec<C>::kWidth;
+  if (columns == 0) {
+    for (int r = 0; r < kTileRows; ++r) std::fill_n(sums + r * kScratchStep, n, C(0));
+    return;
+  }
+  for (int64_t c = 0; c < n; c += kWide) {
+    for (int64_t k = 0; k < columns; k += kDepth) {
+      const int64_t depth = std::min<int64_t>(kDepth, columns - k);
+      const C* left = panel.left + k / kDepth * kTileRows * kRowStep;
+      Vec<C> sum[kTileRows][2];
+      if (kProducts) {
+        multiply<C, kRowStep>(left, panels + c * columns + k * kWide, kWide, depth, sum);
+      } else {
+        add_magnitudes<C, kRowStep>(left, panels + c * columns + k * kWide, kWide, depth, sum);
+      }
+#pragma GCC unroll 16
+      for (int r = 0; r < kTileRows; ++r) {
+#pragma GCC unroll 2
+        for (int v = 0; v < 2; ++v) {
+          C* to = sums + r * kScratchStep + c + v * kWidth;
+          store(to, k == 0 ? sum[r][v] : load(to) + sum[r][v]);
+        }
+      }
+    }
+  }
+}
+
+// gradient[r·padded + d] += Σ_c weights[r·kScratchStep + c] · rows[c·padded + d], c in [0, n).
+template <class C>
+__attribute__((noinline)) void add_weighted_rows(const C* weights, const C* rows, int64_t n,
+                                                 int64_t padded, C* gradient) {
+  constexpr int kWide = kTileColumns<C>, kWidth = Vec<C>::kWidth;
+  for (int64_t d = 0; d < padded; d += kWide) {
+    Vec<C> sum[kTileRows][2];
+    multiply<C, kScratchStep>(weights, rows + d, padded, n, sum);
+#pragma GCC unroll 16
+    for (int r = 0; r < kTileRows; ++r) {
+#pragma GCC unroll 2
+      for (int v = 0; v < 2; ++v) {
+        C* to = gradient + r * padded + d + v * kWidth;
+        store(to, load(to) + sum[r][v]);
+      }
+    }
+  }
+}

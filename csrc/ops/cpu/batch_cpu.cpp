@@ -1,0 +1,445 @@
+// The CPU entry point of the batch losses: classes, packing, threads over panels, sums.
+#include <ATen/Functions.h>
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <limits>
+#include <memory>
+#include <new>
+#include <numeric>
+#include <vector>
+
+#include "cpu/dispatch.h"
+#include "ops/batch.h"
+#include "ops/cdist.h"
+#include "ops/cpu/level.h"
+
+namespace siamcuda::ops {
+
+namespace {
+
+// Columns packed at a time by a loss over pairs: what a batch of any size may take.
+constexpr int64_t kChunkBytes = int64_t{24} << 20;
+// Distances of a group of anchors that are in memory together.
+constexpr int64_t kGroupBytes = int64_t{24} << 20;
+// Far below every column: no row meets itself.
+constexpr int64_t kNobody = std::numeric_limits<int64_t>::min() / 2;
+constexpr int64_t kWholeVectors = 16;
+
+int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
+
+template <class T>
+class Buffer {
+ public:
+  explicit Buffer(int64_t count)
+      : data_(static_cast<T*>(
+            ::operator new(std::max<int64_t>(count, 1) * sizeof(T), std::align_val_t{64}))) {}
+  ~Buffer() { ::operator delete(data_, std::align_val_t{64}); }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  T* data() const { return data_; }
+
+ private:
+  T* data_;
+};
+
+DType dtype_of(at::ScalarType type) {
+  switch (type) {
+    case at::kHalf: return DType::kFloat16;
+    case at::kBFloat16: return DType::kBFloat16;
+    case at::kFloat: return DType::kFloat32;
+    default: return DType::kFloat64;
+  }
+}
+
+// A tensor [rows, columns] as the kernels read it; `kept` holds the copy, if one was needed.
+cpu::Matrix matrix_of(const at::Tensor& t, at::Tensor& kept) {
+  kept = t.size(1) > 1 && t.stride(1) != 1 ? t.contiguous() : t;
+  return {kept.const_data_ptr(), t.size(0), t.size(1), kept.stride(0), dtype_of(t.scalar_type())};
+}
+
+// --- classes -----------------------------------------------------------------------------------
+
+struct Classes {
+  std::vector<int32_t> row_class;     // [rows]; -1 where no column has the class
+  std::vector<int32_t> column_class;  // [columns rounded up], -2 behind
+  std::vector<int64_t> start;         // [classes + 1]
+  std::vector<int64_t> members;       // [columns] by class, ascending
+};
+
+Classes classes_of(const at::Tensor& labels, const at::Tensor& ref_labels) {
+  const at::Tensor own = labels.to(at::kLong).contiguous();
+  const at::Tensor refs = ref_labels.defined() ? ref_labels.to(at::kLong).contiguous() : own;
+  const int64_t rows = own.numel(), columns = refs.numel();
+  const int64_t* const column_label = refs.const_data_ptr<int64_t>();
+  const int64_t* const row_label = own.const_data_ptr<int64_t>();
+  Classes result;
+  result.column_class.assign(round_up(columns, kWholeVectors), -2);
+  result.row_class.assign(rows, -1);
+  std::vector<int64_t> distinct(column_label, column_label + columns);
+  std::sort(distinct.begin(), distinct.end());
+  distinct.erase(std::unique(distinct.begin(), distinct.end()), distinct.end());
+  const auto find = [&](int64_t label) -> int32_t {
+    const auto at = std::lower_bound(distinct.begin(), distinct.end(), label);
+    return at != distinct.end() && *at == label ? static_cast<int32_t>(at - distinct.begin()) : -1;
+  };
+  result.start.assign(distinct.size() + 1, 0);
+  for (int64_t c = 0; c < columns; ++c) {
+    result.column_class[c] = find(column_label[c]);
+    ++result.start[result.column_class[c] + 1];
+  }
+  std::partial_sum(result.start.begin(), result.start.end(), result.start.begin());
+  result.members.resize(columns);
+  std::vector<int64_t> next(result.start.begin(), result.start.end());
+  for (int64_t c = 0; c < columns; ++c) result.members[next[result.column_class[c]]++] = c;
+  for (int64_t i = 0; i < rows; ++i) {
+    result.row_class[i] = ref_labels.defined() ? find(row_label[i]) : result.column_class[i];
+  }
+  return result;
+}
+
+// --- packing -----------------------------------------------------------------------------------
+
+template <class C>
+struct PackedColumns {
+  Buffer<C> panels, rows, norms;
+  Buffer<uint8_t> finite;
+  cpu::Packed<C> packed;
+
+  PackedColumns(const cpu::TileGeometry& g, int64_t columns, int64_t capacity)
+      : panels(round_up(capacity, g.panel_columns) * columns),
+        rows(round_up(capacity, g.panel_columns) * g.padded),
+        norms(round_up(capacity, g.panel_columns)),
+        finite(round_up(capacity, g.panel_columns)) {}
+
+  void fill(const Level<C>& level, const cpu::TileGeometry& g, const cpu::Matrix& m, int64_t first,
+            int64_t count) {
+    packed = {first, count, panels.data(), rows.data(), norms.data(), finite.data()};
+    const int64_t panels_of = round_up(count, g.panel_columns) / g.panel_columns;
+    at::parallel_for(0, panels_of, 16, [&](int64_t begin, int64_t end) {
+      level.pack_columns(m, g, packed, begin, end);
+    });
+  }
+};
+
+// Panels for each thread to be worth starting, by the work of one.
+int64_t grain_of(const cpu::TileGeometry& g, int64_t columns, int64_t others) {
+  const int64_t work = g.panel_rows * std::max<int64_t>(columns, 1) * std::max<int64_t>(others, 1);
+  return std::max<int64_t>(1, (int64_t{1} << 20) / work);
+}
+
+template <class C, class Run>
+void each_chunk(const Level<C>& level, const cpu::Matrix& x, const cpu::Matrix& ref,
+                const Run& run) {
+  const cpu::TileGeometry g = level.tile_geometry(x.columns);
+  const int64_t bytes = sizeof(C) * (g.padded + x.columns + 1);
+  const int64_t capacity =
+      std::min<int64_t>(std::max<int64_t>(kChunkBytes / bytes / g.block, 1) * g.block,
+                        std::max<int64_t>(ref.rows, 1));
+  PackedColumns<C> chunk(g, x.columns, capacity);
+  const int64_t panels = round_up(x.rows, g.panel_rows) / g.panel_rows;
+  for (int64_t first = 0; first < std::max<int64_t>(ref.rows, 1); first += capacity) {
+    const int64_t count = std::min(capacity, ref.rows - first);
+    chunk.fill(level, g, ref, first, count);
+    at::parallel_for(0, panels, grain_of(g, x.columns, count), [&](int64_t begin, int64_t end) {
+      run(chunk.packed, first == 0, first + capacity >= ref.rows, begin, end);
+    });
+  }
+}
+
+template <class C>
+const C* upstream_of(const BatchPass& pass) {
+  return pass.upstream.defined() ? pass.upstream.const_data_ptr<C>() : nullptr;
+}
+
+void finish(const BatchOperands& operands, BatchPass& pass, const std::vector<cpu::BatchStats>& all,
+            double share, int64_t valid) {
+  double total = 0;
+  const double* values = pass.values.const_data_ptr<double>();
+  for (int64_t i = 0; i < pass.values.numel(); ++i) total += values[i];
+  pass.total = at::scalar_tensor(total, pass.values.options());
+  cpu::BatchStats sum{};
+  for (const cpu::BatchStats& one : all) {
+    sum.active += one.active;
+    sum.collapsed += one.collapsed;
+    sum.positives += one.positives;
+    sum.negatives += one.negatives;
+    sum.positive_distance += one.positive_distance;
+    sum.negative_distance += one.negative_distance;
+  }
+  pass.counts = at::empty({5}, pass.values.options());
+  double* counts = pass.counts.mutable_data_ptr<double>();
+  counts[0] = static_cast<double>(valid);
+  counts[1] = share * static_cast<double>(sum.active);
+  counts[2] = share * static_cast<double>(sum.collapsed);
+  counts[3] = sum.positive_distance / std::max<double>(1, static_cast<double>(sum.positives));
+  counts[4] = sum.negative_distance / std::max<double>(1, static_cast<double>(sum.negatives));
+}
+
+// --- pairs -------------------------------------------------------------------------------------
+
+template <class C>
+void run_pairs(const BatchLoss& loss, const BatchOptions& options, const BatchOperands& operands,
+               BatchPass& pass) {
+  const Level<C> level = active_level<C>();
+  const bool joined = !operands.ref_embeddings.defined();
+  // Pairs within a batch (or within the joined batch of all ranks) belong to both ends.
+  const bool halved = joined || operands.self >= 0;
+  at::Tensor kept[2];
+  const cpu::Matrix x = matrix_of(operands.embeddings, kept[0]);
+  const cpu::Matrix ref = joined ? x : matrix_of(operands.ref_embeddings, kept[1]);
+  const Classes classes = classes_of(operands.labels, operands.ref_labels);
+  const cpu::TileGeometry g = level.tile_geometry(x.columns);
+  const auto run = [&](const cpu::PairTask<C>& task, int64_t begin, int64_t end) {
+    if constexpr (sizeof(C) == 4) {
+      loss.pairs_float(task, options.params, begin, end);
+    } else {
+      loss.pairs_double(task, options.params, begin, end);
+    }
+  };
+
+  std::vector<cpu::BatchStats> stats(pass.want_stats ? round_up(x.rows, g.panel_rows) / g.panel_rows
+                                                     : 0);
+  cpu::PairTask<C> task{};
+  task.share = halved ? 0.5 : 1.0;
+  const auto weight_sum = std::make_unique<double[]>(std::max(x.rows, ref.rows) + 1);
+  task.weight_sum = weight_sum.get();
+  task.gradient_scale = 1;
+
+  // The anchors' side: values, and the gradient of the embeddings.
+  task.x = x;
+  task.ref = ref;
+  task.row_class = classes.row_class.data();
+  task.column_class = classes.column_class.data();
+  task.self = joined ? 0 : operands.self >= 0 ? operands.self : kNobody;
+  task.row_factor = 1;
+  task.column_factor = joined ? 1 : 0;
+  task.row_upstream = upstream_of<C>(pass);
+  task.column_upstream = joined ? upstream_of<C>(pass) : nullptr;
+  task.values = pass.values.mutable_data_ptr<double>();
+  task.want_stats = pass.want_stats;
+  task.stats = pass.want_stats ? stats.data() : nullptr;
+  task.gradient =
+      pass.gradients[0] ? static_cast<C*>(pass.gradient[0].mutable_data_ptr()) : nullptr;
+  each_chunk<C>(
+      level, x, ref,
+      [&](const cpu::Packed<C>& chunk, bool first, bool last, int64_t begin, int64_t end) {
+        cpu::PairTask<C> part = task;
+        part.chunk = chunk;
+        part.first_chunk = first;
+        part.last_chunk = last;
+        run(part, begin, end);
+      });
+
+  if (pass.gradients[1]) {  // the other side: only weights, from the anchors' upstream gradients
+    std::vector<int32_t> anchors(classes.row_class);
+    anchors.resize(round_up(x.rows, kWholeVectors), -2);
+    std::swap(task.x, task.ref);
+    task.row_class = classes.column_class.data();
+    task.column_class = anchors.data();
+    task.self = operands.self >= 0 ? -operands.self : kNobody;
+    task.row_factor = 0;
+    task.column_factor = 1;
+    task.column_upstream = upstream_of<C>(pass);
+    task.row_upstream = nullptr;
+    task.values = nullptr;
+    task.want_stats = false;
+    task.stats = nullptr;
+    task.gradient = static_cast<C*>(pass.gradient[1].mutable_data_ptr());
+    each_chunk<C>(
+        level, task.x, task.ref,
+        [&](const cpu::Packed<C>& chunk, bool first, bool last, int64_t begin, int64_t end) {
+          cpu::PairTask<C> part = task;
+          part.chunk = chunk;
+          part.first_chunk = first;
+          part.last_chunk = last;
+          run(part, begin, end);
+        });
+  }
+  const int64_t met = operands.self >= 0 || joined ? ref.rows - 1 : ref.rows;
+  const int64_t valid = joined ? x.rows * (x.rows - 1) / 2 : x.rows * std::max<int64_t>(met, 0);
+  finish(operands, pass, stats, joined ? 0.5 : 1.0, valid);
+}
+
+// --- triplets ------------------------------------------------------------------------------------
+
+template <class C>
+void scatter_picks(const Level<C>& level, const cpu::TripletTask<C>& task, bool anchors,
+                   C* gradient) {
+  const int64_t rows = task.x.rows, owners = anchors ? rows : task.ref.rows;
+  std::vector<int64_t> start(owners + 2, 0);
+  const auto each = [&](const auto& visit) {
+    for (int64_t i = 0; i < rows; ++i) {
+      for (int end = 0; end < 2; ++end) {
+        const int64_t column = task.picked[2 * i + end];
+        if (column >= 0) visit(i, column, task.picked_weight[2 * i + end]);
+      }
+    }
+  };
+  each([&](int64_t i, int64_t column, C) { ++start[(anchors ? i : column) + 1]; });
+  std::partial_sum(start.begin(), start.end(), start.begin());
+  std::vector<cpu::Pick<C>> entries(start.back());
+  std::vector<int64_t> next(start.begin(), start.end());
+  each([&](int64_t i, int64_t column, C weight) {
+    entries[next[anchors ? i : column]++] = {anchors ? column : i, weight};
+  });
+  at::parallel_for(0, owners, 64, [&](int64_t begin, int64_t end) {
+    level.add_picks(task, start.data(), entries.data(), anchors, gradient, begin, end);
+  });
+}
+
+template <class C>
+void run_triplets(const BatchOptions& options, const BatchOperands& operands, BatchPass& pass) {
+  const Level<C> level = active_level<C>();
+  const bool joined = !operands.ref_embeddings.defined();
+  at::Tensor kept[2];
+  const cpu::Matrix x = matrix_of(operands.embeddings, kept[0]);
+  const cpu::Matrix ref = joined ? x : matrix_of(operands.ref_embeddings, kept[1]);
+  const Classes classes = classes_of(operands.labels, operands.ref_labels);
+  const cpu::TileGeometry g = level.tile_geometry(x.columns);
+  PackedColumns<C> columns(g, x.columns, ref.rows);
+  columns.fill(level, g, ref, 0, ref.rows);
+
+  std::vector<cpu::BatchStats> stats(x.rows);
+  std::vector<uint8_t> finite(x.rows);
+  cpu::TripletTask<C> task{};
+  task.x = x;
+  task.ref = ref;
+  task.refs = columns.packed;
+  task.self = joined ? 0 : operands.self >= 0 ? operands.self : kNobody;
+  task.row_class = classes.row_class.data();
+  task.row_group = classes.row_class.data();
+  task.column_class = classes.column_class.data();
+  task.group_start = classes.start.data();
+  task.members = classes.members.data();
+  task.mining = options.mining;
+  task.params = *static_cast<const math::TripletLoss::Params*>(options.params);
+  task.upstream = upstream_of<C>(pass);
+  task.values = pass.values.mutable_data_ptr<double>();
+  task.stats = stats.data();
+  task.finite_rows = finite.data();
+  task.row_step = round_up(ref.rows, kWholeVectors);
+  const bool backward = pass.gradients[0] || pass.gradients[1];
+  task.weights_wanted = backward;
+  for (int side = 0; side < 2; ++side) {
+    if (!pass.gradients[side]) continue;
+    pass.gradient[side].zero_();
+    (side == 0 ? task.anchor_gradient : task.column_gradient) =
+        static_cast<C*>(pass.gradient[side].mutable_data_ptr());
+  }
+  if (joined) task.column_gradient = task.anchor_gradient;
+
+  const bool dense = options.mining == Mining::kAll || options.mining == Mining::kSemihard;
+  std::vector<int64_t> picked(dense ? 0 : 2 * x.rows);
+  std::vector<C> picked_weight(dense ? 0 : 2 * x.rows);
+  task.picked = dense ? nullptr : picked.data();
+  task.picked_weight = dense ? nullptr : picked_weight.data();
+  const int64_t panels = round_up(x.rows, g.panel_rows) / g.panel_rows;
+
+  if (!dense || !backward) {
+    task.group_count = x.rows;
+    at::parallel_for(0, panels, grain_of(g, x.columns, ref.rows),
+                     [&](int64_t begin, int64_t end) { level.anchor_rows(task, begin, end); });
+    if (backward && task.anchor_gradient) scatter_picks(level, task, true, task.anchor_gradient);
+    if (backward && task.column_gradient) scatter_picks(level, task, false, task.column_gradient);
+  } else {
+    const int64_t per_row = task.row_step * (sizeof(C) + 1);
+    const int64_t fit = kGroupBytes / std::max<int64_t>(per_row, 1) / g.panel_rows * g.panel_rows;
+    const int64_t group = std::min(round_up(x.rows, g.panel_rows),
+                                   std::clamp<int64_t>(fit, g.panel_rows, 32 * g.panel_rows));
+    Buffer<C> weights(group * task.row_step), group_rows(group * g.padded);
+    Buffer<uint8_t> flags(group * task.row_step);
+    task.weights = weights.data();
+    task.flags = flags.data();
+    task.group_rows = group_rows.data();
+    const int64_t column_panels = round_up(ref.rows, g.panel_rows) / g.panel_rows;
+    for (int64_t first = 0; first < x.rows; first += group) {
+      task.group_first = first;
+      task.group_count = std::min(group, x.rows - first);
+      at::parallel_for(0, round_up(task.group_count, g.panel_rows) / g.panel_rows,
+                       grain_of(g, x.columns, ref.rows),
+                       [&](int64_t begin, int64_t end) { level.anchor_rows(task, begin, end); });
+      if (!task.column_gradient) continue;
+      at::parallel_for(0, column_panels, grain_of(g, x.columns, task.group_count),
+                       [&](int64_t begin, int64_t end) { level.column_rows(task, begin, end); });
+    }
+  }
+  int64_t valid = 0;
+  for (const cpu::BatchStats& one : stats) valid += one.valid;
+  finish(operands, pass, stats, 1.0, valid);
+}
+
+void run_cpu(const BatchLoss& loss, const BatchOptions& options, const BatchOperands& operands,
+             BatchPass& pass) {
+  const at::Tensor& x = operands.embeddings;
+  const at::ScalarType type = compute_type(x.scalar_type());
+  pass.values = at::empty({x.size(0)}, x.options().dtype(at::kDouble));
+  for (int side = 0; side < 2; ++side) {
+    if (!pass.gradients[side]) continue;
+    const at::Tensor& of = side == 0 ? x : operands.ref_embeddings;
+    pass.gradient[side] = at::empty(of.sizes(), of.options().dtype(type));
+  }
+  if (loss.pairs_float) {
+    type == at::kDouble ? run_pairs<double>(loss, options, operands, pass)
+                        : run_pairs<float>(loss, options, operands, pass);
+  } else {
+    type == at::kDouble ? run_triplets<double>(options, operands, pass)
+                        : run_triplets<float>(options, operands, pass);
+  }
+}
+
+// --- squared_cdist -------------------------------------------------------------------------------
+
+template <class C>
+void cdist_one(const at::Tensor& x1, const at::Tensor& x2, at::Tensor* distances,
+               const at::Tensor* weights, bool transposed, at::Tensor* gradient) {
+  const Level<C> level = active_level<C>();
+  at::Tensor kept[2];
+  cpu::DistanceTask<C> task{};
+  task.x = matrix_of(x1, kept[0]);
+  task.ref = matrix_of(x2, kept[1]);
+  if (distances) task.distances = distances->mutable_data_ptr();
+  const auto weight_sum = std::make_unique<double[]>(gradient ? task.x.rows + 1 : 1);
+  task.weight_sum = weight_sum.get();
+  if (gradient) {
+    task.gradient = static_cast<C*>(gradient->mutable_data_ptr());
+    task.weights = weights->const_data_ptr();
+    task.weight_row_step = weights->stride(transposed ? 1 : 0);
+    task.weight_column_step = weights->stride(transposed ? 0 : 1);
+  }
+  each_chunk<C>(
+      level, task.x, task.ref,
+      [&](const cpu::Packed<C>& chunk, bool first, bool last, int64_t begin, int64_t end) {
+        cpu::DistanceTask<C> part = task;
+        part.chunk = chunk;
+        part.first_chunk = first;
+        part.last_chunk = last;
+        level.distances(part, begin, end);
+      });
+}
+
+void cdist_forward(const at::Tensor& x1, const at::Tensor& x2, at::Tensor& out) {
+  x1.scalar_type() == at::kDouble ? cdist_one<double>(x1, x2, &out, nullptr, false, nullptr)
+                                  : cdist_one<float>(x1, x2, &out, nullptr, false, nullptr);
+}
+
+void cdist_backward(const at::Tensor& x1, const at::Tensor& x2, const at::Tensor& weights,
+                    bool transposed, at::Tensor& gradient) {
+  x1.scalar_type() == at::kDouble
+      ? cdist_one<double>(x1, x2, nullptr, &weights, transposed, &gradient)
+      : cdist_one<float>(x1, x2, nullptr, &weights, transposed, &gradient);
+}
+
+}  // namespace
+
+const BatchBackend& cpu_batch_backend() {
+  static const BatchBackend backend{run_cpu};
+  return backend;
+}
+
+const CdistBackend& cpu_cdist_backend() {
+  static const CdistBackend backend{cdist_forward, cdist_backward};
+  return backend;
+}
+
+}  // namespace siamcuda::ops

@@ -1,0 +1,56 @@
+// The functions of cpu/batch.h at the instruction set in use.
+#pragma once
+
+#include <c10/util/Exception.h>
+
+#include <stdexcept>
+
+#include "cpu/batch.h"
+#include "cpu/dispatch.h"
+
+namespace siamcuda::ops {
+
+inline cpu::Level checked_level() {
+  try {
+    return cpu::active_level();
+  } catch (const std::invalid_argument& error) {
+    TORCH_CHECK_VALUE(false, error.what());
+  }
+}
+
+template <class C>
+struct Level {
+  decltype(&cpu::generic::tile_geometry<C>) tile_geometry;
+  decltype(&cpu::generic::pack_columns<C>) pack_columns;
+  decltype(&cpu::generic::distances<C>) distances;
+  decltype(&cpu::generic::anchor_rows<C>) anchor_rows;
+  decltype(&cpu::generic::column_rows<C>) column_rows;
+  decltype(&cpu::generic::add_picks<C>) add_picks;
+};
+
+#define SIAM_LEVEL_FUNCTIONS(level)                                                     \
+  {cpu::level::tile_geometry<C>, cpu::level::pack_columns<C>, cpu::level::distances<C>, \
+   cpu::level::anchor_rows<C>,   cpu::level::column_rows<C>,  cpu::level::add_picks<C>}
+template <class C>
+Level<C> active_level() {
+#if defined(__x86_64__)
+  const cpu::Level level = checked_level();
+  if (level == cpu::Level::kAvx512) return SIAM_LEVEL_FUNCTIONS(avx512);
+  if (level == cpu::Level::kAvx2) return SIAM_LEVEL_FUNCTIONS(avx2);
+#endif
+  return SIAM_LEVEL_FUNCTIONS(generic);
+}
+#undef SIAM_LEVEL_FUNCTIONS
+
+template <class F, class C>
+void batch_pairs_cpu(const cpu::PairTask<C>& task, const void* params, int64_t begin, int64_t end) {
+  const auto& typed = *static_cast<const typename F::Params*>(params);
+#if defined(__x86_64__)
+  const cpu::Level level = checked_level();
+  if (level == cpu::Level::kAvx512) return cpu::avx512::batch_pairs<F, C>(task, typed, begin, end);
+  if (level == cpu::Level::kAvx2) return cpu::avx2::batch_pairs<F, C>(task, typed, begin, end);
+#endif
+  cpu::generic::batch_pairs<F, C>(task, typed, begin, end);
+}
+
+}  // namespace siamcuda::ops

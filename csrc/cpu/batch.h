@@ -58,12 +58,14 @@ struct DistanceTask {
   Packed<C> chunk;
   bool first_chunk;
   bool last_chunk;
-  void* distances;      // [rows, columns] in x.dtype, or null
-  const void* weights;  // dL/d(d²) in x.dtype, row and column steps below; or null
-  int64_t weight_row_step;
-  int64_t weight_column_step;
+  void* distances;  // [rows, columns] in x.dtype: what forward writes
+  // Backward: dL/d(d²) and the distances, in x.dtype, element (row, column) at the steps below.
+  const void* weights;
+  const void* known;
+  int64_t row_step;
+  int64_t column_step;
   double* weight_sum;  // [rows] scratch
-  C* gradient;         // [rows, D] or null
+  C* gradient;         // [rows, D]
 };
 
 // Mining over a batch: which triplets count.
@@ -125,6 +127,8 @@ struct TripletTask {
                    int64_t end);                                                                 \
   template <class C>                                                                             \
   void distances(const DistanceTask<C>& task, int64_t begin, int64_t end);                       \
+  template <class C>                                                                             \
+  void distance_gradients(const DistanceTask<C>& task, int64_t begin, int64_t end);              \
   template <class C>                                                                             \
   void anchor_rows(const TripletTask<C>& task, int64_t begin, int64_t end);                      \
   template <class C>                                                                             \

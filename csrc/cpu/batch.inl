@@ -18,6 +18,7 @@ SIAM_FOR_EACH_LOSS(SIAM_INSTANTIATE)
   template void pack_columns<C>(const Matrix&, const TileGeometry&, const Packed<C>&, int64_t, \
                                 int64_t);                                                      \
   template void distances<C>(const DistanceTask<C>&, int64_t, int64_t);                        \
+  template void distance_gradients<C>(const DistanceTask<C>&, int64_t, int64_t);               \
   template void anchor_rows<C>(const TripletTask<C>&, int64_t, int64_t);                       \
   template void column_rows<C>(const TripletTask<C>&, int64_t, int64_t);                       \
   template void add_picks<C>(const TripletTask<C>&, const int64_t*, const Pick<C>*, bool, C*,  \

@@ -35,47 +35,112 @@ SIAM_INLINE bool finish_distances(const Matrix& x, const Matrix& ref, const RowP
 }
 
 template <class C>
-inline void load_weights(const DistanceTask<C>& task, int64_t i, int64_t first, int n, C* to) {
-  const int64_t at = i * task.weight_row_step + first * task.weight_column_step;
-  for (int c = 0; c < n; ++c) {
-    const int64_t from = at + c * task.weight_column_step;
-    switch (task.x.dtype) {
-      case DType::kFloat16:
-        to[c] = math::widen(static_cast<const math::Half*>(task.weights)[from]);
-        break;
-      case DType::kBFloat16:
-        to[c] = math::widen(static_cast<const math::BFloat16*>(task.weights)[from]);
-        break;
-      case DType::kFloat32: to[c] = static_cast<const float*>(task.weights)[from]; break;
-      case DType::kFloat64:
-        to[c] = static_cast<C>(static_cast<const double*>(task.weights)[from]);
-        break;
-    }
-  }
-}
-
-template <class C>
 void distances(const DistanceTask<C>& task, int64_t begin, int64_t end) {
   const int64_t columns = task.x.columns, others = task.ref.rows;
   const TileGeometry g = tile_geometry<C>(columns);
   const C threshold =
       static_cast<C>(math::tile_rescue_threshold(columns, std::numeric_limits<C>::epsilon() / 2));
   const int64_t panel_size = kTileRows * g.padded;
-  const bool backward = task.gradient != nullptr;
   Aligned<C> left(kPanelGroup * left_size<C>(columns)), rows(kPanelGroup * panel_size);
-  Aligned<C> gradients(backward ? kPanelGroup * panel_size : 0);
   Aligned<C> sums(kTileRows * kScratchStep);
   Flag<C> flag[kMaxBlock];
+  RowPanel<C> panel[kPanelGroup];
+  for (int64_t p = begin; p < end; p += kPanelGroup) {
+    const int group = static_cast<int>(std::min<int64_t>(kPanelGroup, end - p));
+    for (int q = 0; q < group; ++q) {
+      panel[q].left = left.data() + q * left_size<C>(columns);
+      panel[q].rows = rows.data() + q * panel_size;
+      load_panel(task.x, g, (p + q) * kTileRows, panel[q]);
+    }
+    for (int64_t j = 0; j < task.chunk.count; j += g.block) {
+      const int n = static_cast<int>(std::min<int64_t>(g.block, task.chunk.count - j));
+      for (int q = 0; q < group; ++q) {
+        tile_sums<C, true>(panel[q], task.chunk.panels + j * columns, columns,
+                           round_up(n, kTileColumns<C>), sums.data());
+        for (int r = 0; r < panel[q].count; ++r) {
+          C* const row = sums.data() + r * kScratchStep;
+          finish_distances(task.x, task.ref, panel[q], r, task.chunk, j, n, g, threshold, row,
+                           flag);
+          const int64_t at = (panel[q].first + r) * others + task.chunk.first + j;
+          if (sizeof(C) == 8 || task.x.dtype == DType::kFloat32) {
+            std::copy_n(row, n, static_cast<C*>(task.distances) + at);
+          } else {
+            for (int c = 0; c < n; ++c) store_as(task.x.dtype, task.distances, at + c, row[c]);
+          }
+        }
+      }
+    }
+  }
+}
+
+// to[r·kScratchStep + c] = from[(first + r)·row_step + (column + c)·column_step], in the order in
+// which it lies in memory.
+template <class C, class T>
+inline void load_tile(const T* from, const DistanceTask<C>& task, int64_t first, int count,
+                      int64_t column, int n, C* to) {
+  from += first * task.row_step + column * task.column_step;
+  if (task.column_step == 1) {
+    for (int r = 0; r < count; ++r) {
+      for (int c = 0; c < n; ++c) {
+        to[r * kScratchStep + c] = static_cast<C>(math::widen(from[r * task.row_step + c]));
+      }
+    }
+    return;
+  }
+  constexpr int kAhead = 8;
+  for (int c = 0; c < n; ++c) {
+    const T* const line = from + c * task.column_step;
+    // Every line is on a page of its own, where the hardware does not look ahead.
+    if (c + kAhead < n) {
+      const T* const ahead = line + kAhead * task.column_step;
+      for (int r = 0; r < count; r += 64 / static_cast<int>(sizeof(T))) {
+        __builtin_prefetch(ahead + r);
+      }
+    }
+    for (int r = 0; r < count; ++r) {
+      to[r * kScratchStep + c] = static_cast<C>(math::widen(line[r * task.row_step]));
+    }
+  }
+}
+template <class C>
+inline void load_tile(const void* from, const DistanceTask<C>& task, int64_t first, int count,
+                      int64_t column, int n, C* to) {
+  switch (task.x.dtype) {
+    case DType::kFloat16:
+      return load_tile(static_cast<const math::Half*>(from), task, first, count, column, n, to);
+    case DType::kBFloat16:
+      return load_tile(static_cast<const math::BFloat16*>(from), task, first, count, column, n, to);
+    case DType::kFloat32:
+      return load_tile(static_cast<const float*>(from), task, first, count, column, n, to);
+    case DType::kFloat64:
+      return load_tile(static_cast<const double*>(from), task, first, count, column, n, to);
+  }
+}
+
+// gradient = 2(Σ_c w·x − Σ_c w·y_c): one product. The distances that forward made say which pairs
+// are too close for it and get theirs from the difference.
+template <class C>
+void distance_gradients(const DistanceTask<C>& task, int64_t begin, int64_t end) {
+  const int64_t columns = task.x.columns;
+  const TileGeometry g = tile_geometry<C>(columns);
+  // A little more than the forward pass's own, since the distances may be rounded to half.
+  const C threshold = static_cast<C>(
+      1.02 * math::tile_rescue_threshold(columns, std::numeric_limits<C>::epsilon() / 2));
+  const int64_t panel_size = kTileRows * g.padded;
+  Aligned<C> left(left_size<C>(columns)), rows(kPanelGroup * panel_size);
+  Aligned<C> gradients(kPanelGroup * panel_size);
+  constexpr int64_t kTile = kTileRows * kScratchStep;
+  Aligned<C> weights(kPanelGroup * kTile), known(kPanelGroup * kTile);
   RowPanel<C> panel[kPanelGroup];
 
   for (int64_t p = begin; p < end; p += kPanelGroup) {
     const int group = static_cast<int>(std::min<int64_t>(kPanelGroup, end - p));
     gradients.clear();
     for (int q = 0; q < group; ++q) {
-      panel[q].left = left.data() + q * left_size<C>(columns);
+      panel[q].left = left.data();
       panel[q].rows = rows.data() + q * panel_size;
       load_panel(task.x, g, (p + q) * kTileRows, panel[q]);
-      for (int r = 0; backward && r < panel[q].count; ++r) {
+      for (int r = 0; r < panel[q].count; ++r) {
         const int64_t i = panel[q].first + r;
         if (task.first_chunk) {
           task.weight_sum[i] = 0;
@@ -87,33 +152,38 @@ void distances(const DistanceTask<C>& task, int64_t begin, int64_t end) {
     }
     for (int64_t j = 0; j < task.chunk.count; j += g.block) {
       const int n = static_cast<int>(std::min<int64_t>(g.block, task.chunk.count - j));
+      const int64_t first = task.chunk.first + j;
+      const int64_t row = p * kTileRows;
+      const int count = static_cast<int>(std::min<int64_t>(group * kTileRows, task.x.rows - row));
+      load_tile(task.weights, task, row, count, first, n, weights.data());
+      load_tile(task.known, task, row, count, first, n, known.data());
+      for (int r = count; r < group * kTileRows; ++r) {
+        std::fill_n(weights.data() + r * kScratchStep, n, C(0));
+      }
       for (int q = 0; q < group; ++q) {
-        tile_sums<C, true>(panel[q], task.chunk.panels + j * columns, columns,
-                           round_up(n, kTileColumns<C>), sums.data());
         for (int r = 0; r < panel[q].count; ++r) {
-          const int64_t i = panel[q].first + r, first = task.chunk.first + j;
-          C* row = sums.data() + r * kScratchStep;
-          const bool special = finish_distances(task.x, task.ref, panel[q], r, task.chunk, j, n, g,
-                                                threshold, row, flag);
-          if (task.distances) {
-            if (sizeof(C) == 8 || task.x.dtype == DType::kFloat32) {
-              std::copy_n(row, n, static_cast<C*>(task.distances) + i * others + first);
-            } else {
-              for (int c = 0; c < n; ++c) {
-                store_as(task.x.dtype, task.distances, i * others + first + c, row[c]);
-              }
-            }
+          const int64_t i = panel[q].first + r;
+          C* const row = weights.data() + q * kTile + r * kScratchStep;
+          const C* const d2 = known.data() + q * kTile + r * kScratchStep;
+          const C norm = panel[q].norms[r];
+          Flag<C> any = 0;
+          for (int c = 0; c < n; ++c) {
+            const C size = norm + task.chunk.norms[j + c];
+            const bool fine = (d2[c] >= threshold * size) & (size >= SafeRange<C>::kLow) &
+                              (size <= SafeRange<C>::kHigh);
+            any |= fine ? 0 : 1;
           }
-          if (!backward) continue;
-          C* gradient = gradients.data() + q * panel_size + r * g.padded;
-          const C* own = panel[q].rows + r * g.padded;
-          load_weights(task, i, first, n, row);
-          for (int c = 0; special && c < n; ++c) {
-            if (!flag[c]) continue;
-            const C weight = row[c];
+          C* const gradient = gradients.data() + q * panel_size + r * g.padded;
+          for (int c = 0; any && c < n; ++c) {
+            const C size = norm + task.chunk.norms[j + c], weight = row[c];
+            if (d2[c] >= threshold * size && size >= SafeRange<C>::kLow &&
+                size <= SafeRange<C>::kHigh) {
+              continue;
+            }
             row[c] = 0;
-            if (flag[c] == 1) {
-              add_difference(weight, own, task.chunk.rows + (j + c) * g.padded, g.padded, gradient);
+            if (panel[q].finite[r] && task.chunk.finite[j + c]) {
+              add_difference(weight, panel[q].rows + r * g.padded,
+                             task.chunk.rows + (j + c) * g.padded, g.padded, gradient);
               continue;
             }
             for (int64_t d = 0; d < columns; ++d) {
@@ -123,20 +193,16 @@ void distances(const DistanceTask<C>& task, int64_t begin, int64_t end) {
           }
           task.weight_sum[i] += sum_row(row, n);
         }
-        if (!backward) continue;
-        for (int r = panel[q].count; r < kTileRows; ++r) {
-          std::fill_n(sums.data() + r * kScratchStep, n, C(0));
-        }
-        add_weighted_rows(sums.data(), task.chunk.rows + j * g.padded, n, g.padded,
+        add_weighted_rows(weights.data() + q * kTile, task.chunk.rows + j * g.padded, n, g.padded,
                           gradients.data() + q * panel_size);
       }
     }
-    for (int q = 0; backward && q < group; ++q) {
+    for (int q = 0; q < group; ++q) {
       for (int r = 0; r < panel[q].count; ++r) {
         const int64_t i = panel[q].first + r;
-        const C* x = panel[q].rows + r * g.padded;
-        const C* sum = gradients.data() + q * panel_size + r * g.padded;
-        C* out = task.gradient + i * columns;
+        const C* const x = panel[q].rows + r * g.padded;
+        const C* const sum = gradients.data() + q * panel_size + r * g.padded;
+        C* const out = task.gradient + i * columns;
         const double weight = task.weight_sum[i];
         for (int64_t d = 0; d < columns; ++d) {
           out[d] = task.last_chunk ? static_cast<C>(2 * (weight * x[d] - sum[d])) : sum[d];

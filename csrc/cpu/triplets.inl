@@ -64,10 +64,10 @@ struct AnchorRow {
   int32_t own;
 };
 
-// The nearest (or farthest) column of another class, the lowest index among equals; -1 if there is
-// none. A NaN distance is never taken.
+// The nearest column of another class that is farther than `beyond`, or the farthest of all; the
+// lowest index among equals; -1 if there is none. A NaN distance is never taken.
 template <class C, bool kFarthest>
-SIAM_INLINE int64_t extreme_negative(const AnchorRow<C>& row) {
+SIAM_INLINE int64_t extreme_negative(const AnchorRow<C>& row, C beyond = C(-1)) {
   constexpr int kWidth = Vec<C>::kWidth;
   const C worst =
       kFarthest ? -std::numeric_limits<C>::infinity() : std::numeric_limits<C>::infinity();
@@ -77,7 +77,7 @@ SIAM_INLINE int64_t extreme_negative(const AnchorRow<C>& row) {
   for (int64_t c = 0; c < row.count; c += kWidth) {
     const Native<C> v = load(row.d2 + c).v;
     const Integers<C> other = load_classes(row.classes + c, C()) != row.own;
-    const Integers<C> better = (kFarthest ? v > best : v < best) & other;
+    const Integers<C> better = (kFarthest ? v > best : (v < best) & (v > beyond)) & other;
     best = better ? v : best;
     index = better ? here : index;
     here += kWidth;
@@ -94,7 +94,7 @@ SIAM_INLINE int64_t extreme_negative(const AnchorRow<C>& row) {
   }
   if (found >= 0) return found;
   for (int64_t c = 0; c < row.count; ++c) {  // those at distance inf lose every comparison
-    if (row.classes[c] != row.own && row.d2[c] == worst) return c;
+    if (row.classes[c] != row.own && row.d2[c] == worst && worst > beyond) return c;
   }
   return -1;
 }
@@ -105,8 +105,10 @@ struct Positive {
   int64_t column;
 };
 
-// Up to here, comparing every positive with whole vectors of negatives beats a binary search.
-constexpr size_t kFewPositives = 32;
+// Up to here, comparing every positive with whole vectors of negatives beats a binary search: one
+// comparison a pair where triplets are counted, a search for the nearest where they are mined.
+constexpr size_t kCountDirectly = 256;
+constexpr size_t kMineDirectly = 32;
 
 template <class C>
 struct AnchorScratch {
@@ -195,6 +197,7 @@ struct Anchor {
     auto& positives = scratch.positives;
     const int64_t farthest = positives.empty() ? -1 : extreme_negative<C, true>(row);
     if (farthest < 0) return clear(weights);
+    if (positives.size() <= kMineDirectly) return semihard_directly(farthest, weights);
     std::vector<Positive<C>>& sorted = positives;
     std::stable_sort(sorted.begin(), sorted.end(), ByDistance());
     const size_t count = sorted.size();
@@ -232,6 +235,28 @@ struct Anchor {
       if (!weights) continue;
       weights[sorted[k].column] += t.slope[0];
       weights[found ? scratch.best_column[k] : farthest] += t.slope[1];
+    }
+  }
+
+  void semihard_directly(int64_t farthest, C* weights) {
+    const size_t count = scratch.positives.size();
+    const C farthest_d2 = row.d2[farthest];
+    scratch.best.resize(count);
+    scratch.best_column.resize(count);
+    for (size_t k = 0; k < count; ++k) {
+      const C positive = scratch.positives[k].d2;
+      // Nothing is farther than the farthest: no need to look.
+      const int64_t found =
+          positive < farthest_d2 ? extreme_negative<C, false>(row, positive) : int64_t{-1};
+      scratch.best_column[k] = found < 0 ? farthest : found;
+      scratch.best[k] = row.d2[scratch.best_column[k]];
+    }
+    clear(weights);
+    for (size_t k = 0; k < count; ++k) {
+      const auto t = term(scratch.positives[k].d2, scratch.best[k]);
+      if (!weights) continue;
+      weights[scratch.positives[k].column] += t.slope[0];
+      weights[scratch.best_column[k]] += t.slope[1];
     }
   }
 
@@ -304,7 +329,7 @@ struct Anchor {
     stats.positive_distance = positive_sum * static_cast<double>(negatives);
     stats.negative_distance = total.total() * static_cast<double>(count);
     scratch.counts.assign(count, 0);
-    if (count <= kFewPositives) {
+    if (count <= kCountDirectly) {
       count_directly(distances, weights);
     } else {
       count_sorted(distances, weights);
@@ -341,7 +366,8 @@ struct Anchor {
   void count_directly(const C* distances, C* weights) {
     constexpr int kWidth = Vec<C>::kWidth;
     const size_t count = scratch.keys.size();
-    Integers<C> lanes[kFewPositives] = {};
+    Integers<C> lanes[kCountDirectly];
+    std::memset(static_cast<void*>(lanes), 0, count * sizeof(lanes[0]));
     const C* const keys = scratch.keys.data();
     DoubleSum nearer;
     for (int64_t c = 0; c < row.count; c += kWidth) {

@@ -78,7 +78,7 @@ Tensor forward_cpu(const Tensor& x1, const Tensor& x2) {
   check(x1, x2);
   auto shape = leading(x1, x2);
   const Tensor a = flattened(x1, shape), b = flattened(x2, shape);
-  Tensor out = at::empty({a.size(0), a.size(1), b.size(1)}, a.options());
+  Tensor out = cpu_backend().empty({a.size(0), a.size(1), b.size(1)}, a.options());
   for (int64_t i = 0; i < a.size(0); ++i) {
     Tensor one = out[i];
     cpu_cdist_backend().forward(a[i], b[i], one);
@@ -89,13 +89,16 @@ Tensor forward_cpu(const Tensor& x1, const Tensor& x2) {
 }
 
 std::vector<Tensor> backward_cpu(const Tensor& grad, const Tensor& x1, const Tensor& x2,
-                                 PairMask mask) {
+                                 const Tensor& distances, PairMask mask) {
   check(x1, x2);
   auto shape = leading(x1, x2);
   const Tensor both[] = {flattened(x1, shape), flattened(x2, shape)};
-  const Tensor upstream = grad.to(x1.scalar_type())
-                              .expand({grad.sizes()})
-                              .reshape({both[0].size(0), both[0].size(1), both[1].size(1)});
+  const auto matrices = [&](const Tensor& t) {
+    return t.to(x1.scalar_type())
+        .reshape({both[0].size(0), both[0].size(1), both[1].size(1)})
+        .contiguous();
+  };
+  const Tensor upstream = matrices(grad), known = matrices(distances);
   std::vector<Tensor> results;
   for (int side = 0; side < 2; ++side) {
     if (!mask[side]) continue;
@@ -103,7 +106,8 @@ std::vector<Tensor> backward_cpu(const Tensor& grad, const Tensor& x1, const Ten
     Tensor gradient = at::empty(own.sizes(), own.options().dtype(compute_type(own.scalar_type())));
     for (int64_t i = 0; i < own.size(0); ++i) {
       Tensor one = gradient[i];
-      cpu_cdist_backend().backward(own[i], other[i], upstream[i], side == 1, one);
+      cpu_cdist_backend().backward(own[i], other[i], side == 0 ? upstream[i] : upstream[i].t(),
+                                   side == 0 ? known[i] : known[i].t(), one);
     }
     c10::SymDimVector full(shape.begin(), shape.end());
     full.push_back(own.sym_size(1));
@@ -122,7 +126,7 @@ Tensor forward_meta(const Tensor& x1, const Tensor& x2) {
   return at::empty_symint(shape, x1.options());
 }
 
-std::vector<Tensor> backward_meta(const Tensor&, const Tensor& x1, const Tensor& x2,
+std::vector<Tensor> backward_meta(const Tensor&, const Tensor& x1, const Tensor& x2, const Tensor&,
                                   PairMask mask) {
   std::vector<Tensor> results;
   if (mask[0]) results.push_back(at::empty_symint(x1.sym_sizes(), x1.options()));
@@ -131,12 +135,13 @@ std::vector<Tensor> backward_meta(const Tensor&, const Tensor& x1, const Tensor&
 }
 
 std::vector<Tensor> call_backward(const Tensor& grad, const Tensor& x1, const Tensor& x2,
-                                  PairMask mask) {
+                                  const Tensor& distances, PairMask mask) {
   static const auto handle =
       c10::Dispatcher::singleton()
           .findSchemaOrThrow(SIAM_STRINGIFY(SIAM_LIBRARY) "::squared_cdist_backward", "")
-          .typed<std::vector<Tensor>(const Tensor&, const Tensor&, const Tensor&, PairMask)>();
-  return handle.call(grad, x1, x2, mask);
+          .typed<std::vector<Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                                     PairMask)>();
+  return handle.call(grad, x1, x2, distances, mask);
 }
 
 struct Function : torch::autograd::Function<Function> {
@@ -144,7 +149,7 @@ struct Function : torch::autograd::Function<Function> {
   static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& x1,
                         const Tensor& x2, torch::autograd::variable_list results) {
     context->set_materialize_grads(false);
-    context->save_for_backward({x1, x2});
+    context->save_for_backward({x1, x2, results[0]});
     return results[0];
   }
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
@@ -164,7 +169,7 @@ struct Function : torch::autograd::Function<Function> {
       }
       return result;
     }
-    auto found = call_backward(grads[0], saved[0], saved[1], mask);
+    auto found = call_backward(grads[0], saved[0], saved[1], saved[2], mask);
     size_t at = 0;
     for (int side = 0; side < 2; ++side) {
       if (mask[side]) result[side] = std::move(found[at++]);
@@ -200,7 +205,8 @@ void define_cdist(torch::Library& m) {
   const std::vector<at::Tag> tags = {at::Tag::pt2_compliant_tag};
   m.def("squared_cdist(Tensor x1, Tensor x2) -> Tensor", tags);
   m.def(
-      "squared_cdist_backward(Tensor grad, Tensor x1, Tensor x2, bool[2] output_mask) -> Tensor[]",
+      "squared_cdist_backward(Tensor grad, Tensor x1, Tensor x2, Tensor distances, "
+      "bool[2] output_mask) -> Tensor[]",
       tags);
 }
 void implement_cdist_meta(torch::Library& m) {

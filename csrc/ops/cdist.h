@@ -9,10 +9,10 @@ namespace siamcuda::ops {
 struct CdistBackend {
   // out [P, R] from x1 [P, D] and x2 [R, D].
   void (*forward)(const at::Tensor& x1, const at::Tensor& x2, at::Tensor& out);
-  // gradient [P, D], in the type of the computation, of Σ weights·d²; weights [P, R], or [R, P] if
-  // transposed.
+  // gradient [P, D], in the type of the computation, of Σ weights·d²; weights and distances [P, R]
+  // with the same strides.
   void (*backward)(const at::Tensor& x1, const at::Tensor& x2, const at::Tensor& weights,
-                   bool transposed, at::Tensor& gradient);
+                   const at::Tensor& distances, at::Tensor& gradient);
 };
 const CdistBackend& cpu_cdist_backend();
 

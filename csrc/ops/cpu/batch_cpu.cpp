@@ -391,22 +391,36 @@ void run_cpu(const BatchLoss& loss, const BatchOptions& options, const BatchOper
 // --- squared_cdist -------------------------------------------------------------------------------
 
 template <class C>
-void cdist_one(const at::Tensor& x1, const at::Tensor& x2, at::Tensor* distances,
-               const at::Tensor* weights, bool transposed, at::Tensor* gradient) {
+void cdist_forward(const at::Tensor& x1, const at::Tensor& x2, at::Tensor& out) {
   const Level<C> level = active_level<C>();
   at::Tensor kept[2];
   cpu::DistanceTask<C> task{};
   task.x = matrix_of(x1, kept[0]);
   task.ref = matrix_of(x2, kept[1]);
-  if (distances) task.distances = distances->mutable_data_ptr();
-  const auto weight_sum = std::make_unique<double[]>(gradient ? task.x.rows + 1 : 1);
+  task.distances = out.mutable_data_ptr();
+  each_chunk<C>(level, task.x, task.ref,
+                [&](const cpu::Packed<C>& chunk, bool, bool, int64_t begin, int64_t end) {
+                  cpu::DistanceTask<C> part = task;
+                  part.chunk = chunk;
+                  level.distances(part, begin, end);
+                });
+}
+
+template <class C>
+void cdist_backward(const at::Tensor& x1, const at::Tensor& x2, const at::Tensor& weights,
+                    const at::Tensor& distances, at::Tensor& gradient) {
+  const Level<C> level = active_level<C>();
+  at::Tensor kept[2];
+  cpu::DistanceTask<C> task{};
+  task.x = matrix_of(x1, kept[0]);
+  task.ref = matrix_of(x2, kept[1]);
+  const auto weight_sum = std::make_unique<double[]>(task.x.rows + 1);
   task.weight_sum = weight_sum.get();
-  if (gradient) {
-    task.gradient = static_cast<C*>(gradient->mutable_data_ptr());
-    task.weights = weights->const_data_ptr();
-    task.weight_row_step = weights->stride(transposed ? 1 : 0);
-    task.weight_column_step = weights->stride(transposed ? 0 : 1);
-  }
+  task.gradient = static_cast<C*>(gradient.mutable_data_ptr());
+  task.weights = weights.const_data_ptr();
+  task.known = distances.const_data_ptr();
+  task.row_step = weights.stride(0);
+  task.column_step = weights.stride(1);
   each_chunk<C>(
       level, task.x, task.ref,
       [&](const cpu::Packed<C>& chunk, bool first, bool last, int64_t begin, int64_t end) {
@@ -414,20 +428,8 @@ void cdist_one(const at::Tensor& x1, const at::Tensor& x2, at::Tensor* distances
         part.chunk = chunk;
         part.first_chunk = first;
         part.last_chunk = last;
-        level.distances(part, begin, end);
+        level.distance_gradients(part, begin, end);
       });
-}
-
-void cdist_forward(const at::Tensor& x1, const at::Tensor& x2, at::Tensor& out) {
-  x1.scalar_type() == at::kDouble ? cdist_one<double>(x1, x2, &out, nullptr, false, nullptr)
-                                  : cdist_one<float>(x1, x2, &out, nullptr, false, nullptr);
-}
-
-void cdist_backward(const at::Tensor& x1, const at::Tensor& x2, const at::Tensor& weights,
-                    bool transposed, at::Tensor& gradient) {
-  x1.scalar_type() == at::kDouble
-      ? cdist_one<double>(x1, x2, nullptr, &weights, transposed, &gradient)
-      : cdist_one<float>(x1, x2, nullptr, &weights, transposed, &gradient);
 }
 
 }  // namespace
@@ -438,7 +440,17 @@ const BatchBackend& cpu_batch_backend() {
 }
 
 const CdistBackend& cpu_cdist_backend() {
-  static const CdistBackend backend{cdist_forward, cdist_backward};
+  static const CdistBackend backend{
+      [](const at::Tensor& x1, const at::Tensor& x2, at::Tensor& out) {
+        x1.scalar_type() == at::kDouble ? cdist_forward<double>(x1, x2, out)
+                                        : cdist_forward<float>(x1, x2, out);
+      },
+      [](const at::Tensor& x1, const at::Tensor& x2, const at::Tensor& weights,
+         const at::Tensor& distances, at::Tensor& gradient) {
+        x1.scalar_type() == at::kDouble
+            ? cdist_backward<double>(x1, x2, weights, distances, gradient)
+            : cdist_backward<float>(x1, x2, weights, distances, gradient);
+      }};
   return backend;
 }
 

@@ -23,14 +23,16 @@ struct Level {
   decltype(&cpu::generic::tile_geometry<C>) tile_geometry;
   decltype(&cpu::generic::pack_columns<C>) pack_columns;
   decltype(&cpu::generic::distances<C>) distances;
+  decltype(&cpu::generic::distance_gradients<C>) distance_gradients;
   decltype(&cpu::generic::anchor_rows<C>) anchor_rows;
   decltype(&cpu::generic::column_rows<C>) column_rows;
   decltype(&cpu::generic::add_picks<C>) add_picks;
 };
 
-#define SIAM_LEVEL_FUNCTIONS(level)                                                     \
-  {cpu::level::tile_geometry<C>, cpu::level::pack_columns<C>, cpu::level::distances<C>, \
-   cpu::level::anchor_rows<C>,   cpu::level::column_rows<C>,  cpu::level::add_picks<C>}
+#define SIAM_LEVEL_FUNCTIONS(level)                                                            \
+  {cpu::level::tile_geometry<C>,      cpu::level::pack_columns<C>, cpu::level::distances<C>,   \
+   cpu::level::distance_gradients<C>, cpu::level::anchor_rows<C>,  cpu::level::column_rows<C>, \
+   cpu::level::add_picks<C>}
 template <class C>
 Level<C> active_level() {
 #if defined(__x86_64__)

@@ -55,6 +55,7 @@ struct AccessOf {
 #define SIAM_HOST_DEVICE inline
 #endif
 #define SIAM_UNROLL
+#define SIAM_NO_UNROLL
 
 // A static of its own tells apart declarations and template instances, as __shared__ does.
 #define SIAM_SHARED(T, name, ...)                                \
@@ -132,6 +133,7 @@ inline int multiprocessor_count(int /*device*/) { return 2; }
 #define SIAM_HOST_DEVICE __host__ __device__ __forceinline__
 #endif
 #define SIAM_UNROLL _Pragma("unroll")
+#define SIAM_NO_UNROLL _Pragma("unroll 1")
 
 #define SIAM_SHARED(T, name, ...) __shared__ __align__(16) T name[__VA_ARGS__]
 // One name and type for all kernels of a translation unit: two extern declarations of different

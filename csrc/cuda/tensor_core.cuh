@@ -25,6 +25,12 @@ constexpr bool kTensorCores = false;
 #else
 constexpr bool kTensorCores = true;
 #endif
+// And whether it must do without them, where they would be chosen. The emulator does both.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+constexpr bool kWidenedTiles = false;
+#else
+constexpr bool kWidenedTiles = true;
+#endif
 
 #if defined(SIAM_EMULATED)
 

@@ -66,7 +66,8 @@ struct TileDevice {
 void launch_squared_cdist(const TileArgs& args, DType dtype, void* out, DType out_dtype,
                           TileDevice device, void* stream);
 
-// What of the device's capability the code in this library can use.
+// What of the current device's capability the code in this library can use. Does not synchronise;
+// the answer for a device does not change.
 int tile_capability(int device);
 
 }  // namespace siamcuda::cuda

@@ -12,6 +12,7 @@ namespace siamcuda::cuda {
 
 constexpr int kTileRows = 64, kTileColumns = 128;  // pairs of one block
 constexpr int kTileThreads = 128;
+constexpr int kTileBand = 8;
 constexpr int kTileBlocksPerSm = 4;  // at least what is resident, whichever engine runs
 
 // A batch of matrices: dimensions lie side by side, rows and matrices anywhere.
@@ -30,7 +31,9 @@ struct TileArgs {
   int64_t dim;
 };
 
-// Tiles are numbered batch-major, then by rows, then by columns, and the grid strides over them.
+// Tiles are numbered batch-major, then by bands of kTileBand tiles of rows; within a band down,
+// then across, so that blocks that run side by side share rows as well as columns in L2. The grid
+// strides over the numbers.
 struct TileLaunch {
   int64_t row_tiles;
   int64_t column_tiles;

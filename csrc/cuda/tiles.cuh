@@ -13,9 +13,9 @@
 //   pairs           64 x 128 of a block, 32 x 64 of a warp, in all of them
 //   per thread      8 x 8             8 x 8, twice     4 x 16      4 x 16      8 x 8
 //   stages          2 of 12 KiB: 16 floats, 32 16-bit or 8 double elements of 192 rows
-//   registers       168               199              168         168         246
+//   registers       168               228              168         168         247
 //     (most, any architecture; without spills, see tests/gates)
-//   shared memory   27 KiB: stages, and 24 bytes a thread of what it must remember of its tile
+//   shared memory   30 KiB: stages, and 48 bytes a thread of what it must remember of its tile
 //   blocks an SM    3                 2                3           3           2
 //   warps an SM     12                8                12          12          8
 //     (2 blocks everywhere on sm_75, for its 64 KiB of shared memory)
@@ -150,15 +150,10 @@ SIAM_DEVICE int thread_afresh() {
 #endif
 }
 
-SIAM_DEVICE TilePlace tile_place(const TileArgs& args, const TileLaunch& launch, int64_t tile) {
-  const int64_t line = tile / launch.column_tiles, batch = line / launch.row_tiles;
-  TilePlace place{batch,
-                  (line - batch * launch.row_tiles) * kTileRows,
-                  (tile - line * launch.column_tiles) * kTileColumns,
-                  args.x1.rows,
-                  args.x2.rows,
-                  kTileRows,
-                  kTileColumns};
+SIAM_DEVICE TilePlace place_at(const TileArgs& args, int64_t batch, int64_t first_row,
+                               int64_t first_column) {
+  TilePlace place{batch,        first_row, first_column, args.x1.rows,
+                  args.x2.rows, kTileRows, kTileColumns};
   if (place.rows - place.first_row < kTileRows) {
     place.rows_here = static_cast<int>(place.rows - place.first_row);
   }
@@ -168,12 +163,27 @@ SIAM_DEVICE TilePlace tile_place(const TileArgs& args, const TileLaunch& launch,
   return place;
 }
 
+SIAM_DEVICE TilePlace tile_place(const TileArgs& args, const TileLaunch& launch, int64_t tile) {
+  const int64_t batch = tile / (launch.row_tiles * launch.column_tiles);
+  const int64_t rest = tile - batch * launch.row_tiles * launch.column_tiles;
+  const int64_t band = rest / (kTileBand * launch.column_tiles);
+  const int64_t first = band * kTileBand, left = launch.row_tiles - first;
+  const int height = left < kTileBand ? static_cast<int>(left) : kTileBand;
+  const int64_t within = rest - first * launch.column_tiles, across = within / height;
+  return place_at(args, batch, (first + within - across * height) * kTileRows,
+                  across * kTileColumns);
+}
+
 // What a thread must remember of its tile lies in shared memory, each thread's own copy: in
 // registers it would take the place of sums.
 template <class T>
 struct TileMemo {
-  Shared<int64_t> tile;   // [kTileThreads]
-  Shared<const T*> rows;  // [2, kTileThreads] the chunk it copies first, of x1 and of x2
+  Shared<int64_t> numbers;  // [4, kTileThreads] tile, batch, first row, first column
+  Shared<const T*> rows;    // [2, kTileThreads] the chunk it copies first, of x1 and of x2
+
+  SIAM_DEVICE int64_t number(int which) const {
+    return load_shared<int64_t>(numbers, which * kTileThreads + thread_afresh());
+  }
 };
 
 // Where a thread's chunks are: the same chunk of every kRowsAtOnce-th row.
@@ -187,7 +197,10 @@ SIAM_DEVICE void remember_tile(const TileArgs& args, const TilePlace& place, int
   constexpr int kElements = kChunkBytes / sizeof(T);
   const int thread = thread_afresh();
   const int first = thread % kStageChunks * kElements, row = thread / kStageChunks;
-  store_shared(tile, memo.tile, thread);
+  store_shared(tile, memo.numbers, thread);
+  store_shared(place.batch, memo.numbers, kTileThreads + thread);
+  store_shared(place.first_row, memo.numbers, 2 * kTileThreads + thread);
+  store_shared(place.first_column, memo.numbers, 3 * kTileThreads + thread);
   store_shared(static_cast<const T*>(args.x1.data) + place.batch * args.x1.batch_step +
                    (place.first_row + row) * args.x1.row_step + first,
                memo.rows, thread);
@@ -633,14 +646,13 @@ void tile_kernel(const TileArgs args, const DirectRule<typename math::Storage<T>
     using Engine = typename EngineOf<kEngine, T, kLong>::type;
     constexpr int kDimsOfStage = kStageRowBytes / sizeof(T);
     SIAM_SHARED(unsigned char, stages, kStages* kStageBytes);
-    SIAM_SHARED(int64_t, tile_memo, kTileThreads);
+    SIAM_SHARED(int64_t, number_memo, 4 * kTileThreads);
     SIAM_SHARED(const T*, row_memo, 2 * kTileThreads);
-    const TileMemo<T> memo{tile_memo, row_memo};
+    const TileMemo<T> memo{number_memo, row_memo};
     const int steps =  // a row of 2^31 stages has 128 GiB
         static_cast<int>(args.dim / kDimsOfStage + (args.dim % kDimsOfStage != 0));
     SIAM_NO_UNROLL
-    for (int64_t tile = blockIdx.x; tile < launch.tiles;
-         tile = load_shared<int64_t>(memo.tile, thread_afresh()) + gridDim.x) {
+    for (int64_t tile = blockIdx.x; tile < launch.tiles; tile = memo.number(0) + gridDim.x) {
       int edge;
       {
         const TilePlace place = tile_place(args, launch, tile);
@@ -666,8 +678,7 @@ void tile_kernel(const TileArgs args, const DirectRule<typename math::Storage<T>
         engine.step(step, thread, stages + now);
       }
       engine.end();
-      const TilePlace place =
-          tile_place(args, launch, load_shared<int64_t>(memo.tile, thread_afresh()));
+      const TilePlace place = place_at(args, memo.number(1), memo.number(2), memo.number(3));
       finish_pairs<Engine, T>(args, place, rule, engine.sums);
       sink.template take<typename Engine::Layout>(place, engine.sums);
     }

@@ -383,7 +383,7 @@ SIAM_TEST(batches_and_steps) {
 // of stages a tile ends in the one that the next begins with.
 SIAM_TEST(blocks_take_several_tiles) {
   for (const int64_t dim : {20, 40}) {
-    constexpr int64_t kP = 64 * 5 + 3, kR = 300;
+    constexpr int64_t kP = 64 * 9 + 3, kR = 200;
     const Rows<float> x(normal(kP, dim, 22), kP, dim), y(normal(kR, dim, 23), kR, dim);
     const TileLaunch launch = tile_launch(1, kP, kR, 1);
     SIAM_CHECK(launch.tiles > 3 * launch.grid);
@@ -443,6 +443,29 @@ SIAM_TEST(launch_shapes) {
   SIAM_EQUAL(square.row_tiles, int64_t{66});
   SIAM_EQUAL(square.column_tiles, int64_t{7});
   SIAM_EQUAL(square.tiles, int64_t{3 * 66 * 7});
+}
+
+SIAM_TEST(every_tile_is_somewhere_else) {
+  for (const auto& [rows, columns] :
+       {std::pair<int64_t, int64_t>{1, 1}, {7, 3}, {8, 2}, {9, 4}, {24, 1}, {3, 11}}) {
+    TileArgs args{};
+    args.x1.rows = rows * kTileRows - 3;
+    args.x2.rows = columns * kTileColumns - 3;
+    args.batch = 3;
+    const TileLaunch launch = tile_launch(args.batch, args.x1.rows, args.x2.rows, 1);
+    std::vector<int> seen(static_cast<size_t>(launch.tiles), 0);
+    for (int64_t t = 0; t < launch.tiles; ++t) {
+      const TilePlace place = tile_place(args, launch, t);
+      SIAM_EQUAL(place.first_row % kTileRows, int64_t{0});
+      SIAM_EQUAL(place.first_column % kTileColumns, int64_t{0});
+      const int64_t row = place.first_row / kTileRows, column = place.first_column / kTileColumns;
+      SIAM_CHECK(row < rows && column < columns && place.batch < 3);
+      SIAM_EQUAL(place.rows_here, row == rows - 1 ? kTileRows - 3 : kTileRows);
+      SIAM_EQUAL(place.columns_here, column == columns - 1 ? kTileColumns - 3 : kTileColumns);
+      ++seen[static_cast<size_t>((place.batch * rows + row) * columns + column)];
+    }
+    for (const int count : seen) SIAM_EQUAL(count, 1);
+  }
 }
 
 // The last tiles of a launch of 2^31 + 1: where they are in the matrix.

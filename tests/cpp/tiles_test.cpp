@@ -568,6 +568,79 @@ SIAM_TEST(thresholds_follow_their_derivation) {
   }
 }
 
+// Note [Error bounds] itself: no pair is direct here, so what comes out is the expanded form.
+// Values that make errors add up: one sign, significands of ones only, exponents far apart.
+template <TileEngine kEngine, bool kLong, class T>
+void check_bound(const Rows<T>& x, const Rows<T>& y, const std::string& name) {
+  using C = typename math::Storage<T>::Compute;
+  const auto p = static_cast<size_t>(x.count), r = static_cast<size_t>(y.count);
+  std::vector<C> norms1(p), norms2(r), out(p * r);
+  TileArgs args{x.matrix(), y.matrix(), 1, x.dim};
+  args.x1.norms = norms1.data();
+  args.x2.norms = norms2.data();
+  {
+    Buffer bx(x.data, p * static_cast<size_t>(x.step) * sizeof(T), Access::read, "x");
+    Buffer by(y.data, r * static_cast<size_t>(y.step) * sizeof(T), Access::read, "y");
+    Buffer n1(norms1.data(), p * sizeof(C), Access::write, "norms1");
+    Buffer n2(norms2.data(), r * sizeof(C), Access::write, "norms2");
+    Buffer bo(out.data(), out.size() * sizeof(C), Access::write, "out");
+    launch_row_norms<T>(args.x1, 1, x.dim, 1, 0);
+    launch_row_norms<T>(args.x2, 1, x.dim, 1, 0);
+    const C none = -std::numeric_limits<C>::infinity();
+    const DirectRule<C> rule{none, none, -none};
+    const StoreSink<C> sink{out.data(), false};
+    SIAM_LAUNCH((tile_kernel<kEngine, T, kLong, StoreSink<C>>), Dim3(1), Dim3(kTileThreads), 0, 0,
+                args, rule, false, tile_launch(1, x.count, y.count, 1), sink);
+  }
+  const std::vector<T> origin(static_cast<size_t>(x.dim) + 1, T{});
+  const double eps = math::tile_error_bound(kEngine, x.dim);
+  for (int64_t i = 0; i < x.count; ++i) {
+    for (int64_t j = 0; j < y.count; ++j) {
+      const double norms = direct_in_double(x.row(i), origin.data(), x.dim) +
+                           direct_in_double(y.row(j), origin.data(), x.dim);
+      const double want = direct_in_double(x.row(i), y.row(j), x.dim);
+      const double error =
+          std::fabs(static_cast<double>(out[static_cast<size_t>(i * y.count + j)]) - want);
+      SIAM_CHECK_AT(error <= eps * norms, name + ", D = " + std::to_string(x.dim) + ": " +
+                                              std::to_string(error / (eps * norms)) +
+                                              " of the bound");
+    }
+  }
+}
+
+std::vector<double> ones_only(int64_t rows, int64_t dim, unsigned seed, bool far_apart) {
+  std::mt19937_64 random(seed);
+  std::vector<double> values(static_cast<size_t>(rows * dim));
+  for (double& v : values) {
+    // All bits of a float set, and after narrowing all of bf16 or fp16, where they are not rounded.
+    v = std::ldexp(1 - 0x1p-24, far_apart ? -static_cast<int>(random() % 14) : 0);
+    if (random() % 4 == 0) v = std::ldexp(1 - std::ldexp(1.0, -static_cast<int>(random() % 24)), 0);
+  }
+  return values;
+}
+
+template <TileEngine kEngine, class T>
+void check_bounds(const char* name) {
+  for (const int64_t dim : {1, 16, 100, 128, 129, 700}) {
+    for (const bool far_apart : {false, true}) {
+      const Rows<T> x(ones_only(12, dim, 30, far_apart), 12, dim);
+      const Rows<T> y(ones_only(12, dim, 31, far_apart), 12, dim);
+      if (dim > math::kTileDepth && kEngine == TileEngine::kFma32) {
+        check_bound<kEngine, true>(x, y, name);
+      } else {
+        check_bound<kEngine, false>(x, y, name);
+      }
+    }
+  }
+}
+SIAM_TEST(errors_stay_below_their_bound) {
+  check_bounds<TileEngine::kFma32, float>("fma32");
+  check_bounds<TileEngine::kTf32x3, float>("tf32x3");
+  check_bounds<TileEngine::kMma16, BFloat16>("bf16");
+  check_bounds<TileEngine::kMma16, Half>("fp16");
+  check_bounds<TileEngine::kFma32, Half>("fp16 widened");
+}
+
 SIAM_TEST(engine_follows_dtype_dimension_and_architecture) {
   using math::TileEngine;
   const auto is = [](DType dtype, int64_t dim, int capability, TileEngine engine) {

@@ -26,6 +26,7 @@ ARCHITECTURES = [
     "sm_" + text.removesuffix("+PTX").replace(".", "") for text in BUILD["cuda_architectures"]
 ]
 NAME = "_ZN8siamcuda4cuda11rows_kernelINS_4math9SquaredL2ENS2_4PairINS2_17SquaredDifferenceEEE{}EEv"
+TILE = "_ZN8siamcuda4cuda11tile_kernelILNS_4math10TileEngineE{}NS0_9StoreSinkI{}EEEEvNS0_8TileArgsE"
 GRADIENT, FORWARD, UNALIGNED = (NAME.format(f"fLb{a}ELb{g}E") for a, g in ("11", "10", "01"))
 
 # --- the analyser, on planted listings ------------------------------------------------------------
@@ -166,6 +167,64 @@ def test_names_are_read() -> None:
     )
     assert str(second) == "rows_double_backward_kernel<CosineSimilarity, Products<>, double>"
     assert kernels.describe("_ZN8siamcuda4cuda13reduce_kernelILi0EEEv").family == "reduce_kernel"
+    tile = kernels.describe(TILE.format("0EfLb1E", "f"))
+    assert str(tile) == "tile_kernel<kFma32, float, True>"
+    assert tile.blocks == 2
+    tile = kernels.describe(TILE.format("2ENS2_8BFloat16ELb0E", "S4_"))
+    assert str(tile) == "tile_kernel<kMma16, BFloat16, False>"
+    assert tile.blocks == 3
+
+
+# --- tile kernels, on made-up listings ------------------------------------------------------------
+
+
+def tile_listing(symbol: str, copies: int, inside: dict[str, int]) -> list[sass.Instruction]:
+    """Copies, a loop over stages, in it copies again and the loop of products, and stores."""
+    copy = ["LDGSTS.E.BYPASS.128 [R2], [R4.64]"] * copies
+    body = [f"{name} R0, R1, R2" for name, number in inside.items() for _ in range(number)]
+    lines = [*copy, "stages:", *copy, "products:", *body, "@P0 BRA `(products)"]
+    lines += ["@P1 BRA `(stages)", "STG.E [R2.64], R0", "EXIT"]
+    return listing("\n".join(lines), symbol)
+
+
+FMA, MMA = TILE.format("0EfLb0E", "f"), TILE.format("3EfLb0E", "f")
+SOUND_FMA = {"FFMA": 256, "LDS.128": 16, "IADD3": 8}
+SOUND_MMA = {"HMMA.1688.F32.TF32": 48, "LDSM.16.M88.4": 6, "FADD": 152, "NOP": 999}
+TILES = [
+    ("fma", FMA, 6, SOUND_FMA, ""),
+    ("mma", MMA, 6, SOUND_MMA, ""),
+    ("few_copies", FMA, 5, SOUND_FMA, "10 asynchronous copies of 16 bytes, not 12"),
+    ("few_products", FMA, 6, SOUND_FMA | {"FFMA": 255}, "no loop of 256 FFMA"),
+    ("much_besides", FMA, 6, SOUND_FMA | {"IADD3": 60}, "FFMA is 77% of the main loop"),
+    ("narrow_loads", FMA, 6, SOUND_FMA | {"LDS.64": 1}, "not 16 shared loads of 16 bytes"),
+    ("spill", FMA, 6, SOUND_FMA | {"LDL": 1}, "1 accesses of local memory"),
+    ("idle_tensor_cores", MMA, 6, SOUND_MMA | {"FADD": 352}, "leave tensor cores idle"),
+    ("plain_operands", MMA, 6, SOUND_MMA | {"LDSM.16.M88.4": 5}, "5 LDSM, not 6"),
+]
+
+
+@pytest.mark.parametrize(
+    ("symbol", "copies", "inside", "expected"), [t[1:] for t in TILES], ids=[t[0] for t in TILES]
+)
+def test_tile_loops_are_judged(
+    symbol: str, copies: int, inside: dict[str, int], expected: str
+) -> None:
+    code = tile_listing(symbol, copies, inside)
+    found = kernels.code_complaints("sm_80", kernels.describe(symbol), code)
+    assert any(expected in text for text in found) if expected else found == []
+
+
+def test_tile_kernels_without_a_body() -> None:
+    tensor, widened = (
+        kernels.describe(MMA),
+        kernels.describe(TILE.format("0ENS2_4HalfELb0E", "S4_")),
+    )
+    empty = listing("EXIT\n", MMA)
+    full = tile_listing(MMA, 6, SOUND_MMA)
+    assert kernels.code_complaints("sm_75", tensor, empty) == []
+    assert kernels.code_complaints("sm_80", widened, empty) == []
+    assert "no loop of 48 HMMA" in kernels.code_complaints("sm_80", tensor, empty)[0]
+    assert "has a body" in kernels.code_complaints("sm_75", tensor, full)[0]
 
 
 USAGE = """
@@ -188,7 +247,7 @@ Resource usage:
         (GRADIENT, 129, 0, 0, "129 registers, launch bounds allow 128"),
         (GRADIENT, 128, 8, 0, "8 bytes of stack"),
         (GRADIENT, 128, 0, 4, "4 of local memory"),
-        ("_ZN8siamcuda4cuda11tile_kernelIfEEv", 10, 0, 0, "no rule knows this kernel"),
+        ("_ZN8siamcuda4cuda12panel_kernelIfEEv", 10, 0, 0, "no rule knows this kernel"),
         ("_Z11rows_kernelIfEEv", 10, 0, 0, "no rule knows this kernel"),
     ],
 )
@@ -259,6 +318,22 @@ def _judge(arch: str, cubin: Path, aligned: bool) -> tuple[int, list[str]]:
     for symbol, code in sass.disassemble(cubin, chosen).items():
         found += kernels.code_complaints(arch, kernels.describe(symbol), code)
     return len(chosen), found
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES or ["none"])
+def test_main_loops_of_tile_kernels(
+    usage: list[sass.Usage], cubins: list[tuple[str, Path]], arch: str
+) -> None:
+    found, judged = [], 0
+    for path in [path for name, path in cubins if name == arch]:
+        symbols = sass.kernels_of(path.read_bytes()).items()
+        tiles = {s: n for s, n in symbols if kernels.describe(s).family == "tile_kernel"}
+        judged += len(tiles)
+        for symbol, code in sass.disassemble(path, tiles).items():
+            found += kernels.code_complaints(arch, kernels.describe(symbol), code)
+    mine = [u for u in usage if u.arch == arch]
+    assert judged == sum(kernels.describe(u.kernel).family == "tile_kernel" for u in mine) > 0
+    assert found == []
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES or ["none"])

@@ -1,7 +1,8 @@
 // The one file that knows which compiler kernel text meets: nvcc, or g++ with -DSIAM_EMULATED,
-// which runs it under tests/emulation. Kernels use native CUDA names where both sides can have them
-// (threadIdx, __syncthreads, __shfl_xor_sync, atomicAdd, float4, ...) and the names below for the
-// rest. Rules for kernel text, in namespace siamcuda:
+// which runs it under tests/emulation (async_copy.cuh and tensor_core.cuh do so for instructions of
+// their own). Kernels use native CUDA names where both sides can have them (threadIdx,
+// __syncthreads, __shfl_xor_sync, atomicAdd, float4, ...) and the names below for the rest. Rules
+// for kernel text, in namespace siamcuda:
 //
 //   template <class T>
 //   SIAM_KERNEL(256, 2) void scale_kernel(const T* x, T* y, std::int64_t n) {
@@ -17,6 +18,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <type_traits>
 
@@ -55,6 +57,7 @@ struct AccessOf {
 #define SIAM_HOST_DEVICE inline
 #endif
 #define SIAM_UNROLL
+#define SIAM_NO_UNROLL
 
 // A static of its own tells apart declarations and template instances, as __shared__ does.
 #define SIAM_SHARED(T, name, ...)                                \
@@ -122,6 +125,13 @@ inline const char* check_launch() { return nullptr; }
 // Few, so that a persistent grid has to loop.
 inline int multiprocessor_count(int /*device*/) { return 2; }
 
+// The architecture that is emulated, where that changes which kernels are chosen.
+template <class Kernel>
+int usable_capability(Kernel*, int /*device*/) {
+  const char* text = std::getenv("SIAM_EMULATOR_CAPABILITY");
+  return text == nullptr || *text == '\0' ? 80 : std::atoi(text);
+}
+
 }  // namespace siamcuda::cuda
 
 #else
@@ -132,6 +142,7 @@ inline int multiprocessor_count(int /*device*/) { return 2; }
 #define SIAM_HOST_DEVICE __host__ __device__ __forceinline__
 #endif
 #define SIAM_UNROLL _Pragma("unroll")
+#define SIAM_NO_UNROLL _Pragma("unroll 1")
 
 #define SIAM_SHARED(T, name, ...) __shared__ __align__(16) T name[__VA_ARGS__]
 // One name and type for all kernels of a translation unit: two extern declarations of different
@@ -256,6 +267,21 @@ inline int multiprocessor_count(int device) {
   int count = 0;
   cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device);
   return count > 0 ? count : 1;
+}
+
+// 10 · major + minor of the current device; but where its code was compiled from PTX for sm_75,
+// which leaves out what came with sm_80, that of the PTX.
+template <class Kernel>
+int usable_capability(Kernel* kernel, int device) {
+  int major = 0, minor = 0;
+  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
+  const int capability = 10 * major + minor;
+  cudaFuncAttributes attributes{};
+  const cudaError_t error =
+      cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(kernel));
+  const int compiled = error == cudaSuccess ? attributes.ptxVersion : capability;
+  return compiled < 80 && compiled < capability ? compiled : capability;
 }
 
 }  // namespace siamcuda::cuda

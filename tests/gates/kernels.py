@@ -10,6 +10,10 @@ fastest memory over the most schedulers delivers about 7 bytes a slot (B200: 8 T
 schedulers, 1.9 GHz; H100: 3.6; A100: 3.3), so that stretch waits for memory, not for issue. That is
 arithmetic on data sheets: nothing here has been timed, what a row costs besides (its index, label,
 formula and shuffles) is not in it, and neither is the rate of float64 units.
+
+Tile kernels are bound by arithmetic: in their main loop multiply-adds are the bulk of the issue
+slots, or, on tensor cores, keep those of sm_80 (eight cycles an instruction) at least as busy as
+issue does. Tensor cores of sm_90 are twice as fast, and wait for issue.
 """
 
 from __future__ import annotations
@@ -26,7 +30,7 @@ ACCESS = 16  # kAccessBytes
 WARP = 32
 MIN_BYTES_PER_SLOT = 8.0
 #: 65536 registers over the blocks that __launch_bounds__ asks for, of 128 threads each.
-REGISTERS = {4: 128, 3: 168, 1: 255}
+REGISTERS = {8: 64, 4: 128, 3: 168, 2: 255, 1: 255}
 #: Loads and stores that are not of a row's accesses: a label of any of 9 types, an upstream
 #: gradient of any of 4; values of any of 4 types, and 7 fields of partial sums.
 SCALAR_LOADS = 9 + 4
@@ -45,6 +49,8 @@ class Kernel:
     storage: str = ""
     aligned: bool = False
     gradient: bool = False
+    engine: str = ""
+    long: bool = False
 
     @property
     def inputs(self) -> int:
@@ -58,12 +64,20 @@ class Kernel:
     @property
     def blocks(self) -> int:
         """Blocks an SM that __launch_bounds__ asks for."""
+        if self.family == "row_norms_kernel":
+            return 8
+        if self.family == "tile_kernel":
+            halves = self.storage in ("Half", "BFloat16")
+            few = self.engine == "kFma64" or (self.engine == "kFma32" and (self.long or halves))
+            return 2 if few else 3
         if self.family != "rows_kernel":
             return 1
         return 3 if self.row == "TripletSwap" or (self.inputs == 3 and self.gradient) else 4
 
     def __str__(self) -> str:
-        if self.family == "reduce_kernel":
+        if self.family == "tile_kernel":
+            return f"{self.family}<{self.engine}, {self.storage}, {self.long}>"
+        if not self.family.startswith("rows_"):
             return self.family
         flags = "" if self.family != "rows_kernel" else f", {self.aligned}, {self.gradient}"
         return f"{self.family}<{self.loss}, {self.row}<{self.element}>, {self.storage}{flags}>"
@@ -73,6 +87,9 @@ _LENGTH = re.compile(r"(?<![S\d])\d+")
 _FAMILY = re.compile(r"^_ZN8siamcuda4cuda\d+(\w+?_kernel)I")
 _FLAGS = re.compile(r"Lb([01])ELb([01])EEEv")
 _STORAGE = re.compile(r"(4HalfE|8BFloat16E|E+f|E+d|sf|sd)(?:Lb[01]ELb[01]E)?EEv")
+#: TileEngine of math/tiles.h, in its order.
+ENGINES = ("kFma32", "kFma64", "kMma16", "kTf32x3")
+_TILE = re.compile(r"tile_kernelILNS_4math10TileEngineE(\d)E(NS\d?_\d+\w+?E|f|d)Lb([01])E")
 _STORAGES = {"4HalfE": "Half", "8BFloat16E": "BFloat16", "f": "float", "d": "double"}
 
 
@@ -96,6 +113,10 @@ def describe(symbol: str) -> Kernel:
     if match is None:
         return Kernel(symbol, "")
     family = match[1]
+    if tile := _TILE.search(symbol):
+        storage = next(name for end, name in _STORAGES.items() if tile[2].endswith(end))
+        engine = ENGINES[int(tile[1])]
+        return Kernel(symbol, family, storage=storage, engine=engine, long=tile[3] == "1")
     if not family.startswith("rows_"):
         return Kernel(symbol, family)
     names = [name for name in _identifiers(symbol) if name not in ("siamcuda", "cuda", "math")]
@@ -116,7 +137,14 @@ def describe(symbol: str) -> Kernel:
 
 # --- registers and local memory -------------------------------------------------------------------
 
-FAMILIES = ("rows_kernel", "rows_double_backward_kernel", "reduce_kernel")
+FAMILIES = (
+    "rows_kernel",
+    "rows_double_backward_kernel",
+    "reduce_kernel",
+    "tile_kernel",
+    "row_norms_kernel",
+    "capability_kernel",
+)
 #: Kernels that may have a stack frame, by (family, element, storage), and why. None needs one.
 STACK_EXEMPTIONS: dict[tuple[str, str, str], str] = {}
 
@@ -201,6 +229,8 @@ def code_complaints(arch: str, kernel: Kernel, code: Sequence[Instruction]) -> l
         found.append(f"{sass.count(code, *sass.LOCAL)} accesses of local memory")
     if kernel.family == "rows_kernel":
         found += _aligned(kernel, code) if kernel.aligned else _unaligned(code)
+    if kernel.family == "tile_kernel":
+        found += _tile(arch, kernel, code)
     return [f"{arch} {kernel}: {text}" for text in found]
 
 
@@ -256,4 +286,72 @@ def _aligned(kernel: Kernel, code: Sequence[Instruction]) -> list[str]:
             f"{summing.bytes_per_slot:.1f} bytes an issue slot while a row is summed, below "
             f"{MIN_BYTES_PER_SLOT}"
         )
+    return found
+
+
+# --- main loops of tile kernels -------------------------------------------------------------------
+
+#: Products of the main loop, by engine: the instruction, and how many of them. The loop of kFma32
+#: and kFma64 takes one fragment of 16 bytes (8 in 16 bits); that of kTf32x3 8 dimensions; that of
+#: kMma16 a stage.
+PRODUCTS = {
+    "kFma32": ("FFMA", 256),
+    "kFma64": ("DFMA", 128),
+    "kMma16": ("HMMA", 32),
+    "kTf32x3": ("HMMA", 48),
+}
+MIN_SHARE = {"float": 0.85, "double": 0.8, "Half": 0.7, "BFloat16": 0.6}  # 16 bits are widened
+MMA_CYCLES = 8  # of sm_80's tensor cores, for m16n8k16 and for m16n8k8 in TF32
+STAGE_COPIES = 6  # chunks a thread copies for a stage
+WIDENED = "BFloat16", "Half"
+
+
+def has_body(arch: str, kernel: Kernel) -> bool:
+    """Whether the architecture needs the kernel: see kEngineCompiled in tiles.cuh."""
+    tensor_cores = int(re.sub(r"\D", "", arch)) >= 80
+    if kernel.engine in ("kMma16", "kTf32x3"):
+        return tensor_cores
+    return kernel.storage not in WIDENED or not tensor_cores
+
+
+def find_products(kernel: Kernel, found: Sequence[Loop]) -> Loop | None:
+    """The innermost loop that holds as many products as a step has."""
+    name, wanted = PRODUCTS[kernel.engine]
+    holding = [loop for loop in found if sass.count(loop.own, name) == wanted]
+    return min(holding, key=lambda loop: len(loop.instructions), default=None)
+
+
+def _tile(arch: str, kernel: Kernel, code: Sequence[Instruction]) -> list[str]:
+    if not has_body(arch, kernel):
+        return ["has a body"] if sass.count(code, "LDS", "LDSM", "STG") else []
+    name, wanted = PRODUCTS[kernel.engine]
+    loop = find_products(kernel, sass.loops(code))
+    if loop is None:
+        return [f"no loop of {wanted} {name}"]
+    found = []
+    if int(re.sub(r"\D", "", arch)) >= 80:
+        # The first stage is copied before the loop over stages, the others in it.
+        if sass.count(code, "LDGSTS", width=ACCESS) != 2 * STAGE_COPIES:
+            copies = sass.count(code, "LDGSTS", width=ACCESS)
+            found.append(f"{copies} asynchronous copies of 16 bytes, not {2 * STAGE_COPIES}")
+        if sass.narrower(code, "LDGSTS", ACCESS):
+            found.append("asynchronous copies below 16 bytes")
+    elif sass.count(code, "LD", "LDG", width=ACCESS) < 2 * STAGE_COPIES:
+        found.append(f"fewer than {2 * STAGE_COPIES} loads of 16 bytes")
+    issued = [i for i in loop.own if i.name != "NOP"]
+    if name == "HMMA":
+        if wanted * MMA_CYCLES < len(issued):
+            found.append(f"{len(issued)} instructions for {wanted} {name} leave tensor cores idle")
+        fragments = 12 if kernel.engine == "kMma16" else 6
+        if sass.count(loop.own, "LDSM") != fragments:
+            found.append(f"{sass.count(loop.own, 'LDSM')} LDSM, not {fragments}")
+        return found
+    share = wanted / len(issued)
+    if share < MIN_SHARE[kernel.storage]:
+        found.append(
+            f"{name} is {share:.0%} of the main loop, below {MIN_SHARE[kernel.storage]:.0%}"
+        )
+    width = ACCESS // 2 if kernel.storage in WIDENED else ACCESS
+    if sass.count(loop.own, "LDS", width=width) != 16 or sass.narrower(loop.own, "LDS", width):
+        found.append(f"not 16 shared loads of {width} bytes in the main loop")
     return found

@@ -24,6 +24,9 @@ Group = tuple[str, str, str]
 
 
 def group_of(kernel: Kernel, arch: str) -> Group:
+    if kernel.family == "tile_kernel":
+        kind = ", long rows" if kernel.long else ""
+        return (f"tiles, {kernel.engine}{kind}", kernel.storage, arch)
     if kernel.family != "rows_kernel":
         return (kernel.family, kernel.storage or "-", arch)
     kind = "value and gradient" if kernel.gradient else "value"

@@ -1,4 +1,4 @@
-// __syncthreads, __syncwarp, shuffles and votes.
+// __syncthreads, __syncwarp, shuffles and votes; matrix.h adds those of tensor cores.
 //
 // Note [Divergence]: a collective completes when every thread it names has come to the same place
 // with the same mask. What can never complete fails at once, where the last thread involved makes
@@ -15,7 +15,23 @@
 
 namespace siamcuda::emulator {
 
+// What a lane brings to a collective that exchanges more than a word: Wait::value points to one. It
+// lies on the lane's stack, which stands still while the lane waits. Whoever comes last completes
+// the operation for all 32 lanes.
+struct WarpOperand {
+  void (*complete)(WarpOperand* const* lanes);
+};
+
+inline void complete_warp_operation(unsigned warp) {
+  WarpOperand* lanes[32];
+  for (unsigned lane = 0; lane < 32; ++lane)
+    lanes[lane] = reinterpret_cast<WarpOperand*>(machine.lane(warp, lane).wait.value);
+  lanes[0]->complete(lanes);
+}
+
 inline void complete_warp_collective(unsigned warp, const Wait& wait) {
+  if (wait.collective == Collective::ldmatrix || wait.collective == Collective::mma)
+    complete_warp_operation(warp);
   std::uint32_t votes = 0;
   for (unsigned lane = 0; lane < 32; ++lane)
     if ((wait.mask >> lane & 1u) && machine.lane(warp, lane).wait.value != 0) votes |= 1u << lane;
@@ -35,6 +51,8 @@ inline void complete_warp_collective(unsigned warp, const Wait& wait) {
       case Collective::any: thread.wait.result = votes != 0; break;
       case Collective::all: thread.wait.result = votes == wait.mask; break;
       case Collective::sync:
+      case Collective::ldmatrix:
+      case Collective::mma:
       case Collective::barrier: break;
     }
   }

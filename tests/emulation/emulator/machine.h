@@ -22,11 +22,12 @@ namespace siamcuda::emulator {
 
 enum class State : std::uint8_t { ready, in_warp_collective, at_barrier, done };
 
-enum class Collective : std::uint8_t { barrier, sync, shuffle, ballot, any, all };
+enum class Collective : std::uint8_t { barrier, sync, shuffle, ballot, any, all, ldmatrix, mma };
 
 inline const char* name_of(Collective collective) {
   static constexpr const char* names[] = {"__syncthreads", "__syncwarp", "a shuffle",
-                                          "__ballot_sync", "__any_sync", "__all_sync"};
+                                          "__ballot_sync", "__any_sync", "__all_sync",
+                                          "ldmatrix",      "mma.sync"};
   return names[static_cast<int>(collective)];
 }
 
@@ -48,6 +49,18 @@ struct Meeting {
   std::uint32_t arrived = 0;  // 0: nobody waits
 };
 
+struct Segment;
+
+// One cp.async that has not landed; see async_copy.h.
+struct AsyncCopy {
+  Segment* segment;
+  std::size_t offset;
+  const void* source;
+  std::size_t valid_bytes;
+  std::uint64_t group;  // how many groups the thread had committed before
+  Site site;
+};
+
 struct Thread {
   Fiber* fiber = nullptr;
   State state = State::ready;
@@ -56,6 +69,8 @@ struct Thread {
   std::uint16_t lane = 0;
   uint3 index{0, 0, 0};
   Wait wait;
+  std::vector<AsyncCopy> copies;
+  std::uint64_t committed = 0;  // groups of cp.async
 };
 
 // One __shared__ array of the running block.
@@ -66,7 +81,9 @@ struct Segment {
   std::unique_ptr<double[]> storage;
   std::vector<std::uint8_t> written;
   Shadow shadow;
-  std::uint32_t block = 0;  // whose contents these are
+  std::uint32_t block = 0;            // whose contents these are
+  std::vector<std::uint8_t> pending;  // bytes that a cp.async will overwrite; empty: none ever
+  std::size_t pending_bytes = 0;
 
   char* data() const { return reinterpret_cast<char*>(storage.get()); }
 };
@@ -207,6 +224,7 @@ class Machine {
 
   void end() {
     for (unsigned t = 0; t < thread_count_; ++t) {
+      threads[t].copies.clear();
       if (threads[t].fiber == nullptr) continue;
       threads[t].fiber->reset();
       fibers_.give_back(threads[t].fiber);
@@ -228,7 +246,10 @@ class Machine {
     ++block;
     epoch = 1;
     done_ = at_barrier_ = 0;
-    for (unsigned t = 0; t < thread_count_; ++t) threads[t].state = State::ready;
+    for (unsigned t = 0; t < thread_count_; ++t) {
+      threads[t].state = State::ready;
+      threads[t].committed = 0;
+    }
     while (done_ < thread_count_) {
       bool progress = false;
       for (unsigned t : thread_order.next_pass(random)) {
@@ -271,6 +292,9 @@ class Machine {
 
   void exit_thread() {
     Thread& me = *current;
+    if (!me.copies.empty())
+      fail("asynchronous copy in flight", me.copies.front().site,
+           "exited before it waited for this copy");
     me.state = State::done;
     ++done_;
     if (at_barrier_ > 0) {

@@ -22,6 +22,19 @@ namespace siamcuda::emulator {
 inline constexpr std::size_t kMaxStaticShared = 48 * 1024;
 inline constexpr std::size_t kMaxShared = 227 * 1024;
 
+// Names the copy that nobody has waited for.
+[[noreturn]] inline void fail_for_pending_copy(const Segment& segment, std::size_t begin,
+                                               std::size_t size, Site site,
+                                               const std::string& what) {
+  for (const Thread& thread : machine.threads)
+    for (const AsyncCopy& copy : thread.copies)
+      if (copy.segment == &segment && copy.offset < begin + size && begin < copy.offset + 16)
+        machine.fail("asynchronous copy in flight", site,
+                     what + ": the copy at " + copy.site.text() + " by " +
+                         machine.describe(thread) + " has not been waited for");
+  machine.fail("asynchronous copy in flight", site, what);
+}
+
 inline void check_shared(Segment& segment, std::ptrdiff_t offset, std::size_t size,
                          std::size_t alignment, Touch touch, bool reads, Site site) {
   const bool writes = touch != Touch::load;
@@ -39,6 +52,8 @@ inline void check_shared(Segment& segment, std::ptrdiff_t offset, std::size_t si
   if (begin % alignment != 0)
     machine.fail("misaligned access", site,
                  what() + ", not aligned to " + std::to_string(alignment) + " bytes");
+  if (segment.pending_bytes > 0 && std::memchr(segment.pending.data() + begin, 1, size) != nullptr)
+    fail_for_pending_copy(segment, begin, size, site, what());
   if (reads) {
     if (std::memchr(segment.written.data() + begin, 0, size) != nullptr)
       machine.fail("uninitialised shared read", site, what());
@@ -186,9 +201,16 @@ inline Segment* shared_segment(const void* key, const char* name, std::size_t by
     }
     if (machine.static_shared_bytes + machine.dynamic_shared_bytes > kMaxShared)
       machine.fail("launch limit", site, "more than 227 KB of shared memory");
-    machine.segments.push_back(std::unique_ptr<Segment>(new Segment{
-        key, name, bytes, std::unique_ptr<double[]>(new double[bytes / sizeof(double) + 1]),
-        std::vector<std::uint8_t>(bytes), Shadow(bytes, Shadow::Lifetime::block)}));
+    machine.segments.push_back(std::unique_ptr<Segment>(
+        new Segment{key,
+                    name,
+                    bytes,
+                    std::unique_ptr<double[]>(new double[bytes / sizeof(double) + 1]),
+                    std::vector<std::uint8_t>(bytes),
+                    Shadow(bytes, Shadow::Lifetime::block),
+                    0,
+                    {},
+                    0}));
     found = machine.segments.back().get();
   }
   if (found->block != machine.block) {

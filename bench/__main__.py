@@ -18,7 +18,7 @@ from bench import harness, limits, results, table
 from bench.results import BenchError
 
 #: Modules of this package with ``cases(quick)``.
-SUITES = ("paired",)
+SUITES = ("paired", "batch")
 QUICK_CSV = results.ROOT / "build" / "bench" / "quick.csv"
 CUDA_CSV = results.ROOT / "build" / "bench" / "cuda.csv"
 

@@ -21,7 +21,7 @@ from bench.harness import Case, Goal, Peer, Task
 
 SUITE = "batch"
 COLUMNS = 128
-FAMILIES = ("eager", "compile", *peers.FAMILIES[1:])
+FAMILIES = ("eager", "compile", peers.METRIC, peers.SENTENCE, peers.OPEN)
 #: A cube of more values than this is no peer: it would only show that memory ran out.
 CUBE = 512**3
 

@@ -18,8 +18,11 @@ from bench.results import BenchError, number
 IMAGES = results.ROOT / "docs" / "img"
 COLOURS = {
     "ours": "#1b7f5c", "eager": "#c8553d", "compile": "#2f5d9b", "floor": "#8a8f98",
+    "pytorch-metric-learning": "#b8860b", "sentence-transformers": "#7d4e9e",
+    "open-metric-learning": "#3b9aa8",
 }  # fmt: skip
 NAMES = {"ours": "siamcuda", "eager": "PyTorch eager", "compile": "torch.compile"}
+LIBRARIES = ("pytorch-metric-learning", "sentence-transformers", "open-metric-learning")
 #: Behind a number, so that a goal's line does not cross it.
 PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
 MODES = {
@@ -180,12 +183,66 @@ def scaling(rows: Sequence[Row], path: Path) -> bool:
     return True
 
 
+def batch_scaling(rows: Sequence[Row], path: Path) -> bool:
+    """Time and memory over batch size, a column an operation, each peer as far as it was run."""
+    threads = max((int(row["threads"]) for row in rows), default=1)
+    series: dict[str, dict[str, dict[int, tuple[float, float]]]] = {}
+    for row in rows:
+        if int(row["threads"]) == threads and row["allocator"] == "warm":
+            point = (float(row["median_us"]) / 1000, float(row["peak_mib"] or "nan"))
+            panel = series.setdefault(row["op"], {}).setdefault(row["peer"], {})
+            panel[int(row["rows"])] = point
+    panels = {op: found for op, found in series.items() if len(found.get("ours", {})) >= 3}
+    if not panels:
+        return False
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.8 * len(panels), 6.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(2, len(panels), squeeze=False)
+    for column, (op, found) in enumerate(sorted(panels.items())):
+        for quantity, label in ((0, "milliseconds a step"), (1, "MiB above the inputs")):
+            ax = grid[quantity][column]
+            for peer in (*NAMES, *LIBRARIES):
+                points = sorted(found.get(peer, {}).items())
+                # Below a mebibyte there is nothing to see.
+                values = [max(p[quantity], 1.0) if quantity else p[quantity] for _, p in points]
+                if points:
+                    ax.loglog(
+                        [b for b, _ in points], values, marker="o", markersize=4,
+                        color=COLOURS[peer], label=NAMES.get(peer, peer),
+                    )  # fmt: skip
+            ax.grid(True, which="major", color="#e5e7eb", linewidth=0.6)
+            ax.set_axisbelow(True)
+            ax.spines[["top", "right"]].set_visible(False)
+            if quantity == 0:
+                ax.set_title(op, fontsize=9)
+            else:
+                ax.set_xlabel("rows of the batch (D = 128)")
+            if column == 0:
+                ax.set_ylabel(f"{label}, {threads} threads" if quantity == 0 else label)
+    handles: dict[str, Any] = {}
+    for ax in grid[0]:
+        for handle, name in zip(*ax.get_legend_handles_labels(), strict=True):
+            handles.setdefault(name, handle)
+    figure.legend(
+        list(handles.values()), list(handles), frameon=False, fontsize=8,
+        loc="outside upper center", ncols=len(handles),
+    )  # fmt: skip
+    _sign(figure, rows)
+    _save(figure, path)
+    return True
+
+
 def draw(rows: Sequence[Row], folder: Path) -> list[Path]:
     """Every picture that the rows have data for."""
-    timed = [row for row in rows if row["suite"] != "limits"]
+    timed = [row for row in rows if row["suite"] == "paired"]
+    batch = [row for row in rows if row["suite"] == "batch"]
     wanted: list[tuple[Callable[[Path], bool], str]] = [
         (partial(overhead, timed), "bench_overhead.png"),
         (partial(scaling, timed), "bench_scaling.png"),
+        (partial(batch_scaling, batch), "bench_batch.png"),
     ]
     sizes = (
         ("tiny", "On 32 x 128 (call overhead)", range(33)),

@@ -127,9 +127,13 @@ def _machine(rows: Sequence[Row]) -> str:
     row = rows[-1]
     dates = sorted(r["date"][:10] for r in rows)
     period = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
+    suites = {r["suite"]: r for r in _timed(rows)}
     facts = [
         ("measured", period),
-        ("commit", f"{row['commit']} (extension {row['build']})"),
+        *(
+            (f"commit, {name}", f"{r['commit']} (extension {r['build']})")
+            for name, r in sorted(suites.items())
+        ),
         ("CPU", f"{row['cpu']}, {row['cores']} cores"),
         ("SIMD level", row["simd"]),
         ("system", f"{row['kernel']}, transparent huge pages: {row['thp']}"),
@@ -158,6 +162,10 @@ def _section(mode: Callable[[Row], bool]) -> Callable[[Sequence[Row]], str]:
     return lambda rows: _markdown(HEADER, _comparisons(rows, mode))
 
 
+def _paired(row: Row) -> bool:
+    return row["suite"] == "paired"
+
+
 def _traffic(rows: Sequence[Row]) -> str:
     lines = [
         [
@@ -177,7 +185,10 @@ def _traffic(rows: Sequence[Row]) -> str:
 
 def _summary(rows: Sequence[Row]) -> str:
     """For README: the losses in cache and from memory, warm heap, the most threads measured."""
-    timed = [r for r in _timed(rows) if int(r["rows"]) > 32 and r["allocator"] == "warm"]
+    timed = [
+        r for r in _timed(rows)
+        if r["suite"] == "paired" and int(r["rows"]) > 32 and r["allocator"] == "warm"
+    ]  # fmt: skip
     if not timed:
         return "Nothing measured yet."
     threads = max((r["threads"] for r in timed), key=int)
@@ -190,10 +201,59 @@ def _summary(rows: Sequence[Row]) -> str:
         peers = {r["peer"]: r for r in chosen if r["case"] == case and r["peer"] != "ours"}
         cells = [score(peers[p]) if p in peers else "" for p in ("eager", "compile")]
         lines.append([case, time(float(own["median_us"])), *cells])
+    header = ("forward and backward", "siamcuda", "times as fast as eager", "as torch.compile")
+    return f"{_markdown(header, lines)}\n\n{_facts(chosen, threads)}"
+
+
+def _facts(rows: Sequence[Row], threads: str) -> str:
     row = rows[-1]
     facts = f"{row['cpu']}, {row['simd']}, {threads} threads, torch {row['torch']}, warm heap"
-    header = ("forward and backward", "siamcuda", "times as fast as eager", "as torch.compile")
-    return f"{_markdown(header, lines)}\n\n{facts}, commit {row['commit']}."
+    return f"{facts}, commit {row['commit']}."
+
+
+def _batch_summary(rows: Sequence[Row]) -> str:
+    """For README: the losses over a batch against each family, the most threads measured."""
+    timed = [r for r in _timed(rows) if r["suite"] == "batch" and r["allocator"] == "warm"]
+    if not timed:
+        return "Nothing measured yet."
+    threads = max((r["threads"] for r in timed), key=int)
+    chosen = [r for r in timed if r["threads"] == threads]
+    ours = _ours(chosen)
+    families = list(dict.fromkeys(r["peer"] for r in chosen if r["peer"] != "ours"))
+    lines = []
+    for case in dict.fromkeys(r["case"] for r in _sorted(chosen)):
+        own = next(r for r in ours.values() if r["case"] == case)
+        found = {r["peer"]: r for r in chosen if r["case"] == case}
+        cells = [score(found[f]) if f in found else "" for f in families]
+        lines.append([case.replace(" autograd", ""), time(float(own["median_us"])), *cells])
+    header = ("forward and backward", "siamcuda", *families)
+    return f"{_markdown(header, lines)}\n\n{_facts(chosen, threads)}"
+
+
+def _batch(rows: Sequence[Row]) -> str:
+    return _markdown(HEADER, _comparisons(rows, lambda r: r["suite"] == "batch"))
+
+
+def _large(rows: Sequence[Row]) -> str:
+    lines = [
+        [r["op"], r["rows"], r["threads"], f"{float(r['median_us']) / 1e6:.1f} s",
+         f"{float(r['peak_mib']):.0f}"]
+        for r in rows
+        if r["suite"] == "large"
+    ]  # fmt: skip
+    return _markdown(
+        ("loss", "rows", "threads", "forward and backward", "MiB beyond inputs and gradient"), lines
+    )
+
+
+def _batch_memory(rows: Sequence[Row]) -> str:
+    """Memory of one step above its inputs."""
+    timed = [r for r in _timed(rows) if r["suite"] == "batch" and r["allocator"] == "warm"]
+    lines = [
+        [r["case"], r["threads"], r["peer"], r["variant"], f"{float(r['peak_mib'] or 'nan'):.0f}"]
+        for r in _sorted(timed)
+    ]
+    return _markdown(("case", "threads", "who", "variant", "MiB above the inputs"), lines)
 
 
 #: Marker -> what stands between its two comments.
@@ -201,9 +261,13 @@ SECTIONS: dict[str, Callable[[Sequence[Row]], str]] = {
     "summary": _summary,
     "machine": _machine,
     "limits": _limits,
-    "overhead": _section(lambda r: int(r["rows"]) <= 32),
-    "cache": _section(lambda r: 32 < int(r["rows"]) < 65536),
-    "memory": _section(lambda r: int(r["rows"]) >= 65536),
+    "overhead": _section(lambda r: _paired(r) and int(r["rows"]) <= 32),
+    "cache": _section(lambda r: _paired(r) and 32 < int(r["rows"]) < 65536),
+    "memory": _section(lambda r: _paired(r) and int(r["rows"]) >= 65536),
+    "batch": _batch,
+    "batch_memory": _batch_memory,
+    "large": _large,
+    "batch_summary": _batch_summary,
     "traffic": _traffic,
 }
 

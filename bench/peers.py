@@ -9,7 +9,8 @@ made in ``prepare``; where a peer is faster with such lists there is a variant w
 classes of equal size and whether torch.compile takes it in one graph. In words, the best settings:
 
 - eager and torch.compile: squared distances from one matrix product (``expanded``), the root only
-  of what is used; all triplets by gathered positives, (B, K−1, B), the cube only for comparison.
+  of what is used; hard and semi-hard choose without a graph; all triplets by gathered positives,
+  (B, K−1, B), the cube only for comparison.
 - pytorch-metric-learning: LpDistance without normalisation, MeanReducer, no statistics; indices of
   triplets kept (``kept``). Its contrastive hinges are linear, so the two hooks that its loss has
   for them are overridden.
@@ -168,6 +169,23 @@ def batch_hard_full(labels: Tensor, margin: float, squared: bool, soft: bool = F
     return step
 
 
+def batch_hard_chosen(labels: Tensor, margin: float, squared: bool, soft: bool = False) -> Step:
+    """Chosen without a graph, then B direct distances: nothing of size B×B in backward."""
+
+    def step(x: Tensor) -> Tensor:
+        with torch.no_grad():
+            same, s = same_class(labels), expanded(x)
+            positive = s.masked_fill(~same, 0.0).argmax(1)
+            negative = s.masked_fill(same, float("inf")).argmin(1)
+        d_ap, d_an = ((x - x[chosen]).square().sum(1) for chosen in (positive, negative))
+        if not squared:
+            d_ap, d_an = d_ap.clamp_min(TINY).sqrt(), d_an.clamp_min(TINY).sqrt()
+        violation = d_ap - d_an
+        return (F.softplus(violation) if soft else F.relu(violation + margin)).mean()
+
+    return step
+
+
 def batch_all_gathered(labels: Tensor, margin: float, squared: bool, active: bool = False) -> Step:
     """Positives gathered: (B, K−1, B) instead of the cube. The fair bar."""
     positives = positive_columns(labels)
@@ -198,17 +216,17 @@ def batch_all_cube(labels: Tensor, margin: float, squared: bool, active: bool = 
 
 
 def batch_semihard_gathered(labels: Tensor, margin: float, squared: bool) -> Step:
-    """FaceNet's negative of each (a, p), positives gathered."""
+    """FaceNet's negative of each (a, p): found by sorting, without a graph, then gathered."""
     positives = positive_columns(labels)
+    last = len(labels) - positives.shape[1] - 2  # the farthest negative
 
     def step(x: Tensor) -> Tensor:
         s = expanded(x)
-        same = same_class(labels)
-        d_ap, negatives = s.gather(1, positives), s.masked_fill(same, float("inf"))
-        wide = negatives.unsqueeze(1).expand(-1, positives.shape[1], -1)
-        nearest = wide.masked_fill(wide <= d_ap.unsqueeze(2), float("inf")).amin(2)
-        farthest = s.masked_fill(same, TINY).amax(1, keepdim=True)
-        d_an = torch.where(nearest.isinf(), farthest, nearest)
+        d_ap = s.gather(1, positives)
+        with torch.no_grad():
+            negatives, order = s.masked_fill(same_class(labels), float("inf")).sort(1)
+            place = torch.searchsorted(negatives, d_ap, right=True).clamp(max=last)
+        d_an = s.gather(1, order.gather(1, place))
         return F.relu(_distance(d_ap, squared) - _distance(d_an, squared) + margin).mean()
 
     return step
@@ -405,6 +423,7 @@ _Triplets = dict[tuple[str, bool, str], tuple[tuple[str, str, Prepare, bool, boo
 _HARD = (
     (EAGER, "any classes", batch_hard, False, True),
     (EAGER, "both known", batch_hard_full, True, True),
+    (EAGER, "chosen rows", batch_hard_chosen, True, True),
     (METRIC, "BatchHardMiner", metric_learning_hard, False, False),
     (SENTENCE, "batch hard", sentence_hard, True, False),
     (OPEN, "HardTripletsMiner", open_metric("HardTripletsMiner"), True, False),

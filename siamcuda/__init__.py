@@ -8,7 +8,7 @@
 4.0
 """
 
-from siamcuda import batch, functional, nn, reference, value_and_grad, verification
+from siamcuda import batch, distributed, functional, nn, reference, value_and_grad, verification
 from siamcuda._info import __version__, build_info
 from siamcuda.batch import *
 from siamcuda.functional import *
@@ -17,6 +17,7 @@ __all__ = [
     "__version__",
     "batch",
     "build_info",
+    "distributed",
     "functional",
     "nn",
     "reference",

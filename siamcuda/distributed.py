@@ -12,8 +12,8 @@ Sums and numbers of terms are added over ranks apart, since a mean over non-zero
 **Gradients of parameters.** Each rank's ``backward()`` gives its parameters the part of its own
 rows; the gradient of the joined batch is the *sum* over ranks. So with gradients that you add
 yourself (``all_reduce`` with SUM) nothing is to be done. DistributedDataParallel takes the *mean*
-over ranks, which is W times too short: pass ``ddp=True``, and the gradient (not the loss) is W
-times as long. Whatever else is added to the loss follows DDP's own rule: a mean over this rank.
+over its W ranks, which is W times too short: pass ``ddp=True``, and the gradient (not the loss) is
+W times as long. What else is added to the loss keeps DDP's own rule: a mean over this rank's rows.
 
 **Together.** The ranks must call the same loss with the same options, the same D and dtype, the
 same number of times; sizes may differ and may be 0. They tell each other before any row is sent, so

@@ -7,6 +7,7 @@ takes the time.
 from __future__ import annotations
 
 import datetime
+import functools
 import inspect
 import itertools
 import os
@@ -107,10 +108,10 @@ def _losses(rank: int, size: int, folder) -> None:
         compare(case, rank, patterns[0], reduction, torch.float64, 1e-12)
     for case, reduction, sizes in itertools.product(ONE_EACH, REDUCTIONS, patterns):
         compare(case, rank, sizes, reduction, torch.float32, 1e-6)
-    for case, reduction in itertools.product(ONE_EACH, REDUCTIONS):
-        compare(case, rank, patterns[0], reduction, torch.bfloat16, 0.02)
-        compare(case, rank, patterns[0], reduction, torch.float32, 1e-6, spoil=float("nan"))
     if size == 2:
+        for case, reduction in itertools.product(ONE_EACH, REDUCTIONS):
+            compare(case, rank, patterns[0], reduction, torch.bfloat16, 0.02)
+            compare(case, rank, patterns[0], reduction, torch.float32, 1e-6, spoil=float("nan"))
         for check in (_labels, _options, _partly, _faults, _groups):
             check(rank, size)
 
@@ -289,8 +290,18 @@ def _ddp(rank: int, size: int, folder) -> None:
         for p in plain.parameters():
             dist.all_reduce(p.grad)
         torch.testing.assert_close([p.grad for p in plain.parameters()], wanted)
+
+        # The same in chunks, two on one rank and three on the other.
+        model.zero_grad()
+        loss_fn = functools.partial(_total, function, own, {**case.options, "reduction": reduction})
+        siamcuda.cached_step(model, part.split(4), loss_fn)
+        torch.testing.assert_close([p.grad for p in model.parameters()], wanted)
         del model
     dist.barrier()
+
+
+def _total(function, labels, options, embeddings):
+    return function(embeddings, labels, **options, ddp=True).sum()
 
 
 def test_distributed_data_parallel(tmp_path):
@@ -302,15 +313,18 @@ def _silent(rank: int, size: int, folder) -> None:
     x, y = torch.randn(4, 3, requires_grad=True), torch.arange(4) % 2
     loss = siamcuda.distributed.batch_triplet_loss
     message = "batch_triplet_loss: another rank is gone, or did not call"
+    _start(folder / "together", rank, size)  # what a slow start takes is not for a short timeout
+    dist.barrier()
+    dist.destroy_process_group()
     for name, silent_backward in (("forward", False), ("backward", True)):
-        _start(folder / name, rank, size, seconds=2)
+        _start(folder / name, rank, size, seconds=3)
         done = folder / f"{name} done"
         anchors = loss(x, y, reduction="none") if silent_backward else None
         if rank == 0:
             start = time.monotonic()
             with pytest.raises(RuntimeError, match=message):
                 anchors.sum().backward() if silent_backward else loss(x, y)
-            assert 1 < time.monotonic() - start < 20
+            assert 1 < time.monotonic() - start < 30
             done.touch()
         while not done.exists():
             time.sleep(0.05)

@@ -8,19 +8,31 @@
 4.0
 """
 
-from siamcuda import batch, functional, nn, reference, value_and_grad, verification
+from siamcuda import (
+    batch,
+    distributed,
+    functional,
+    grad_cache,
+    nn,
+    reference,
+    value_and_grad,
+    verification,
+)
 from siamcuda._info import __version__, build_info
 from siamcuda.batch import *
 from siamcuda.functional import *
+from siamcuda.grad_cache import *
 
 __all__ = [
     "__version__",
     "batch",
     "build_info",
+    "distributed",
     "functional",
+    "grad_cache",
     "nn",
     "reference",
     "value_and_grad",
     "verification",
 ]
-__all__ += functional.__all__ + batch.__all__
+__all__ += functional.__all__ + batch.__all__ + grad_cache.__all__

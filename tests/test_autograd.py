@@ -122,11 +122,16 @@ def test_deepcopied_module_is_independent(name):
     original = getattr(siamcuda.nn, name)()
     clone = copy.deepcopy(original)
     clone.reduction = "sum"
-    (case,) = [c for c in ONE_EACH if c.name.replace("_", "") == name.lower()]
-    tensors, target = case.make((8, 4))
-    arguments = case.arguments(tensors, target)
+    if name.startswith("Batch"):
+        arguments = [torch.randn(8, 4), torch.arange(8) // 2]
+        # Pairs of 8 rows, or triplets: each anchor has 1 positive and 6 negatives.
+        terms = 8 * 6 if name == "BatchTripletLoss" else 8 * 7 / 2
+    else:
+        (case,) = [c for c in ONE_EACH if c.name.replace("_", "") == name.lower()]
+        tensors, target = case.make((8, 4))
+        arguments, terms = case.arguments(tensors, target), 8
     assert original.reduction == "mean"
-    torch.testing.assert_close(original(*arguments) * 8, clone(*arguments))
+    torch.testing.assert_close(original(*arguments) * terms, clone(*arguments))
     assert "reduction='sum'" in repr(clone)
 
 

@@ -152,6 +152,42 @@ SIAM_TEST(bfloat16_rounds_a_stride_of_floats) {
   rounds_a_stride_of_floats(kBFloat16, math::float_to_bfloat16);
 }
 
+// --- functions of formulas
+// -------------------------------------------------------------------------
+
+// |got − expected| in units of the last place of expected.
+template <class T>
+double ulps(T got, long double expected) {
+  const T near = static_cast<T>(expected);
+  const long double unit = std::max<long double>(
+      std::nextafter(near, std::numeric_limits<T>::infinity()) - static_cast<long double>(near),
+      std::numeric_limits<T>::denorm_min());
+  return static_cast<double>(std::fabs(got - expected) / unit);
+}
+
+template <class T>
+void functions_are_within_two_ulp(double lowest, double highest) {
+  double worst_exp = 0, worst_log = 0;
+  for (int i = 0; i <= 200000; ++i) {
+    const T x = static_cast<T>(lowest + (highest - lowest) * i / 200000);
+    worst_exp = std::max(worst_exp, ulps(math::exp(x), std::exp(static_cast<long double>(x))));
+    const T y = static_cast<T>(i / 200000.0);
+    worst_log =
+        std::max(worst_log, ulps(math::log1p_unit(y), std::log1p(static_cast<long double>(y))));
+  }
+  SIAM_CHECK(worst_exp < 2);
+  SIAM_CHECK(worst_log < 2);
+  constexpr T kInfinity = std::numeric_limits<T>::infinity();
+  SIAM_CHECK(math::exp(-kInfinity) == 0);
+  SIAM_CHECK(math::exp(kInfinity) == kInfinity);
+  SIAM_CHECK(std::isnan(math::exp(std::numeric_limits<T>::quiet_NaN())));
+  SIAM_CHECK(std::isnan(math::log1p_unit(std::numeric_limits<T>::quiet_NaN())));
+  SIAM_CHECK(math::exp(T(0)) == 1);
+}
+
+SIAM_TEST(functions_of_float) { functions_are_within_two_ulp<float>(-103, 88.7); }
+SIAM_TEST(functions_of_double) { functions_are_within_two_ulp<double>(-744, 709.7); }
+
 // --- dual numbers --------------------------------------------------------------------------------
 
 // d f(x + t·v) / dt at 0, for f of two variables, against the tangent of f on duals.

@@ -336,6 +336,20 @@ def test_promise_6_near_duplicates(columns, offset, level):
     assert float(error.max()) < 1e-3
 
 
+@pytest.mark.parametrize("columns", [1, 2, 17, 128, 129, 385])
+def test_bfloat16_distances(columns, level):
+    """Where the CPU multiplies bfloat16 itself: odd D, blocks of D, symmetry, near-duplicates."""
+    generator = torch.Generator().manual_seed(columns)
+    x = torch.randn(45, columns, generator=generator)
+    x = torch.cat([x, x * 1.008, x + 0.01]).to(torch.bfloat16)
+    exact_distances = reference.squared_cdist(x.double(), x.double())
+    found = siamcuda.squared_cdist(x, x)
+    assert torch.equal(found, found.t())
+    error = (found.double() - exact_distances).abs()
+    assert bool((error <= (2.0**-8 + 1e-3) * exact_distances).all())
+    assert torch.equal(siamcuda.squared_cdist(x[3:90], x[50:]), found[3:90, 50:])
+
+
 @pytest.mark.parametrize("scale", [1e-18, 1e-10, 1e10, 1e18])
 def test_extreme_scales(scale, level):
     x = torch.randn(9, 20, generator=torch.Generator().manual_seed(0)) * scale

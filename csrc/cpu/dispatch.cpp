@@ -56,4 +56,13 @@ Level active_level() {
                               forced + "'");
 }
 
+bool multiplies_bfloat16(Level level) {
+#if defined(__x86_64__)
+  static const bool found = supported(Level::kAvx512) && __builtin_cpu_supports("avx512bf16");
+  return level == Level::kAvx512 && found;
+#else
+  return false;
+#endif
+}
+
 }  // namespace siamcuda::cpu

@@ -16,4 +16,7 @@ bool supported(Level level);
 // std::invalid_argument if it names no level, or one that this CPU or build lacks.
 Level active_level();
 
+// Whether `level` multiplies bfloat16 by VDPBF16PS on this CPU.
+bool multiplies_bfloat16(Level level);
+
 }  // namespace siamcuda::cpu

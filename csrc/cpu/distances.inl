@@ -50,13 +50,13 @@ void distances(const DistanceTask<C>& task, int64_t begin, int64_t end) {
     for (int q = 0; q < group; ++q) {
       panel[q].left = left.data() + q * left_size<C>(columns);
       panel[q].rows = rows.data() + q * panel_size;
-      load_panel(task.x, g, (p + q) * kTileRows, panel[q]);
+      load_panel(task.x, g, (p + q) * kTileRows, task.chunk.pairs, panel[q]);
     }
     for (int64_t j = 0; j < task.chunk.count; j += g.block) {
       const int n = static_cast<int>(std::min<int64_t>(g.block, task.chunk.count - j));
       for (int q = 0; q < group; ++q) {
-        tile_sums<C, true>(panel[q], task.chunk.panels + j * columns, columns,
-                           round_up(n, kTileColumns<C>), sums.data());
+        tile_sums<C, true>(panel[q], task.chunk, j, columns, round_up(n, kTileColumns<C>),
+                           sums.data());
         for (int r = 0; r < panel[q].count; ++r) {
           C* const row = sums.data() + r * kScratchStep;
           finish_distances(task.x, task.ref, panel[q], r, task.chunk, j, n, g, threshold, row,
@@ -139,7 +139,7 @@ void distance_gradients(const DistanceTask<C>& task, int64_t begin, int64_t end)
     for (int q = 0; q < group; ++q) {
       panel[q].left = left.data();
       panel[q].rows = rows.data() + q * panel_size;
-      load_panel(task.x, g, (p + q) * kTileRows, panel[q]);
+      load_panel(task.x, g, (p + q) * kTileRows, /*paired=*/false, panel[q]);
       for (int r = 0; r < panel[q].count; ++r) {
         const int64_t i = panel[q].first + r;
         if (task.first_chunk) {

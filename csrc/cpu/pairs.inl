@@ -214,7 +214,7 @@ void run_pairs(const PairTask<C>& task, const typename F::Params& params, int64_
     for (int q = 0; q < group; ++q) {
       panel[q].left = left.data() + q * left_size<C>(columns);
       panel[q].rows = rows.data() + q * panel_size;
-      load_panel(task.x, g, (p + q) * kTileRows, panel[q]);
+      load_panel(task.x, g, (p + q) * kTileRows, kSquares && task.chunk.pairs, panel[q]);
       for (int r = 0; r < panel[q].count; ++r) {
         const int64_t i = panel[q].first + r;
         if (task.first_chunk) {
@@ -231,8 +231,8 @@ void run_pairs(const PairTask<C>& task, const typename F::Params& params, int64_
       const int n = static_cast<int>(std::min<int64_t>(g.block, task.chunk.count - j));
       for (int q = 0; q < group; ++q) {
         C* gradient = task.gradient ? gradients.data() + q * panel_size : nullptr;
-        tile_sums<C, kSquares>(panel[q], task.chunk.panels + j * columns, columns,
-                               round_up(n, kTileColumns<C>), scratch->sums);
+        tile_sums<C, kSquares>(panel[q], task.chunk, j, columns, round_up(n, kTileColumns<C>),
+                               scratch->sums);
         BatchStats ignored{};
         BatchStats& stats = task.stats ? task.stats[p + q] : ignored;
         for (int r = 0; r < panel[q].count; ++r) {

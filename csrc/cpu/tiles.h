@@ -35,6 +35,9 @@ struct Packed {
                     // are not finite
   C* norms;         // [count rounded up] Σx², NaN or inf for rows that are not finite
   uint8_t* finite;  // [count rounded up]
+  // bfloat16 alone, where the CPU has VDPBF16PS, else null: two elements of a column side by side,
+  // [⌈count / panel_columns⌉][⌈D / 2⌉][panel_columns].
+  uint32_t* pairs;
 };
 
 }  // namespace siamcuda::cpu

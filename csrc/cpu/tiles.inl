@@ -113,6 +113,14 @@ SIAM_INLINE bool all_finite(const C* x, int64_t n) {
   return sum == 0;
 }
 
+// Two elements that were widened from bfloat16, as they were. Padding makes up for an odd D.
+template <class C>
+SIAM_INLINE uint32_t bfloat16_pair(const C* x) {
+  const uint32_t low = math::bit_cast<uint32_t>(static_cast<float>(x[0])) >> 16;
+  const uint32_t high = math::bit_cast<uint32_t>(static_cast<float>(x[1])) & 0xffff0000u;
+  return low | high;
+}
+
 // Panels [begin, end) of panel_columns rows each, counted from the chunk's first row.
 template <class C>
 void pack_columns(const Matrix& m, const TileGeometry& g, const Packed<C>& out, int64_t begin,
@@ -138,6 +146,14 @@ void pack_columns(const Matrix& m, const TileGeometry& g, const Packed<C>& out, 
       }
     }
     const C* rows = out.rows + p * kWide * g.padded;
+    if (out.pairs) {
+      const int64_t depth = (m.columns + 1) / 2;
+      for (int64_t k = 0; k < depth; ++k) {
+        for (int c = 0; c < kWide; ++c) {
+          out.pairs[(p * depth + k) * kWide + c] = bfloat16_pair(rows + c * g.padded + 2 * k);
+        }
+      }
+    }
     for (int64_t k = 0; k < m.columns; ++k) {
 #pragma GCC unroll 32
       for (int c = 0; c < kWide; ++c) panel[k * kWide + c] = rows[c * g.padded + k];
@@ -190,6 +206,7 @@ struct RowPanel {
   int64_t first;  // row of the matrix
   int count;      // rows that exist
   C* left;        // [⌈D/128⌉][kTileRows][kRowStep], zeros for rows that don't exist
+  bool paired;    // `left` holds pairs of bfloat16 instead, 64 where there are 128 elements
   C* rows;        // [kTileRows][padded]
   C norms[kTileRows];
   bool finite[kTileRows];
@@ -201,8 +218,10 @@ inline int64_t left_size(int64_t columns) {
 }
 
 template <class C>
-void load_panel(const Matrix& m, const TileGeometry& g, int64_t first, RowPanel<C>& panel) {
+void load_panel(const Matrix& m, const TileGeometry& g, int64_t first, bool paired,
+                RowPanel<C>& panel) {
   panel.first = first;
+  panel.paired = paired;
   panel.count = static_cast<int>(std::min<int64_t>(kTileRows, m.rows - first));
   std::memset(static_cast<void*>(panel.left), 0, sizeof(C) * left_size<C>(m.columns));
   for (int r = 0; r < kTileRows; ++r) {
@@ -220,17 +239,74 @@ void load_panel(const Matrix& m, const TileGeometry& g, int64_t first, RowPanel<
     }
     for (int64_t k = 0; k < m.columns; k += kDepth) {
       const int64_t n = std::min<int64_t>(kDepth, m.columns - k);
-      std::memcpy(panel.left + (k / kDepth * kTileRows + r) * kRowStep, row + k, sizeof(C) * n);
+      C* const left = panel.left + (k / kDepth * kTileRows + r) * kRowStep;
+      if (panel.paired) {
+        for (int64_t e = 0; e < n; e += 2) {
+          const uint32_t pair = bfloat16_pair(row + k + e);
+          std::memcpy(reinterpret_cast<char*>(left) + 2 * e, &pair, sizeof(pair));
+        }
+      } else {
+        std::memcpy(left, row + k, sizeof(C) * n);
+      }
     }
   }
 }
 
+#if defined(SIAM_LEVEL_AVX512)
+// The products of tile_sums for bfloat16: VDPBF16PS multiplies exactly and adds two products a
+// lane, one after the other, rounding each to nearest and flushing subnormals, which the range of
+// norms that is safe leaves far below the error bound.
+__attribute__((noinline, target("avx512bf16"))) inline void tile_products(
+    const RowPanel<float>& panel, const uint32_t* pairs, int64_t columns, int64_t n, float* sums) {
+  constexpr int kWide = kTileColumns<float>, kHalfDepth = kDepth / 2;
+  const int64_t depth = (columns + 1) / 2;
+  for (int64_t c = 0; c < n; c += kWide) {
+    for (int64_t k = 0; k < depth; k += kHalfDepth) {
+      const int64_t end = std::min<int64_t>(kHalfDepth, depth - k);
+      const float* const left = panel.left + k / kHalfDepth * kTileRows * kRowStep;
+      const uint32_t* b = pairs + c * depth + k * kWide;
+      __m512 sum[kTileRows][2];
+#pragma GCC unroll 16
+      for (int r = 0; r < kTileRows; ++r) sum[r][0] = sum[r][1] = _mm512_setzero_ps();
+      for (int64_t e = 0; e < end; ++e, b += kWide) {
+        const __m512bh b0 = (__m512bh)_mm512_loadu_si512(b);
+        const __m512bh b1 = (__m512bh)_mm512_loadu_si512(b + 16);
+#pragma GCC unroll 16
+        for (int r = 0; r < kTileRows; ++r) {
+          int pair;
+          std::memcpy(&pair, left + r * kRowStep + e, sizeof(pair));
+          const __m512bh a = (__m512bh)_mm512_set1_epi32(pair);
+          sum[r][0] = _mm512_dpbf16_ps(sum[r][0], a, b0);
+          sum[r][1] = _mm512_dpbf16_ps(sum[r][1], a, b1);
+        }
+      }
+#pragma GCC unroll 16
+      for (int r = 0; r < kTileRows; ++r) {
+#pragma GCC unroll 2
+        for (int v = 0; v < 2; ++v) {
+          float* const to = sums + r * kScratchStep + c + v * 16;
+          _mm512_storeu_ps(to, k == 0 ? sum[r][v] : _mm512_add_ps(_mm512_loadu_ps(to), sum[r][v]));
+        }
+      }
+    }
+  }
+}
+#endif
+
 // sums[r·kScratchStep + c], c in [0, n): x_r·y_c (kProducts) or Σ|x_r − y_c|, n rounded up to
-// whole register tiles. `panels` starts at the first of the columns.
+// whole register tiles; y_0 is row j of the chunk, a multiple of panel_columns.
 template <class C, bool kProducts>
-__attribute__((noinline)) void tile_sums(const RowPanel<C>& panel, const C* panels, int64_t columns,
-                                         int64_t n, C* sums) {
+__attribute__((noinline)) void tile_sums(const RowPanel<C>& panel, const Packed<C>& chunk,
+                                         int64_t j, int64_t columns, int64_t n, C* sums) {
   constexpr int kWide = kTileColumns<C>, kWidth = Vec<C>::kWidth;
+#if defined(SIAM_LEVEL_AVX512)
+  if constexpr (kProducts && std::is_same<C, float>::value) {
+    if (panel.paired && columns > 0) {
+      return tile_products(panel, chunk.pairs + j * ((columns + 1) / 2), columns, n, sums);
+    }
+  }
+#endif
+  const C* const panels = chunk.panels + j * columns;
   if (columns == 0) {
     for (int r = 0; r < kTileRows; ++r) std::fill_n(sums + r * kScratchStep, n, C(0));
     return;

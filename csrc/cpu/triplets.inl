@@ -507,7 +507,7 @@ void anchor_rows(const TripletTask<C>& task, int64_t begin, int64_t end) {
     for (int q = 0; q < group; ++q) {
       panel[q].left = left.data() + q * left_size<C>(columns);
       panel[q].rows = rows.data() + q * panel_size;
-      load_panel(task.x, g, task.group_first + (p + q) * kTileRows, panel[q]);
+      load_panel(task.x, g, task.group_first + (p + q) * kTileRows, task.refs.pairs, panel[q]);
       if (task.group_rows) {
         std::copy_n(panel[q].rows, panel_size,
                     task.group_rows + (offset + q * kTileRows) * g.padded);
@@ -516,8 +516,7 @@ void anchor_rows(const TripletTask<C>& task, int64_t begin, int64_t end) {
     for (int64_t j = 0; j < count; j += g.block) {
       const int n = static_cast<int>(std::min<int64_t>(g.block, count - j));
       for (int q = 0; q < group; ++q) {
-        tile_sums<C, true>(panel[q], all.panels + j * columns, columns,
-                           round_up(n, kTileColumns<C>), sums.data());
+        tile_sums<C, true>(panel[q], all, j, columns, round_up(n, kTileColumns<C>), sums.data());
         for (int r = 0; r < panel[q].count; ++r) {
           C* row = sums.data() + r * kScratchStep;
           const bool special =

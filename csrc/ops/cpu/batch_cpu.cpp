@@ -104,17 +104,31 @@ template <class C>
 struct PackedColumns {
   Buffer<C> panels, rows, norms;
   Buffer<uint8_t> finite;
+  Buffer<uint32_t> pairs;
+  const bool paired;
   cpu::Packed<C> packed;
 
-  PackedColumns(const cpu::TileGeometry& g, int64_t columns, int64_t capacity)
+  PackedColumns(const cpu::TileGeometry& g, int64_t columns, int64_t capacity, DType dtype)
       : panels(round_up(capacity, g.panel_columns) * columns),
         rows(round_up(capacity, g.panel_columns) * g.padded),
         norms(round_up(capacity, g.panel_columns)),
-        finite(round_up(capacity, g.panel_columns)) {}
+        finite(round_up(capacity, g.panel_columns)),
+        pairs(makes_pairs(dtype) ? round_up(capacity, g.panel_columns) * ((columns + 1) / 2) : 0),
+        paired(makes_pairs(dtype)) {}
+
+  static bool makes_pairs(DType dtype) {
+    return sizeof(C) == 4 && dtype == DType::kBFloat16 && cpu::multiplies_bfloat16(checked_level());
+  }
 
   void fill(const Level<C>& level, const cpu::TileGeometry& g, const cpu::Matrix& m, int64_t first,
             int64_t count) {
-    packed = {first, count, panels.data(), rows.data(), norms.data(), finite.data()};
+    packed = {first,
+              count,
+              panels.data(),
+              rows.data(),
+              norms.data(),
+              finite.data(),
+              paired ? pairs.data() : nullptr};
     const int64_t panels_of = round_up(count, g.panel_columns) / g.panel_columns;
     at::parallel_for(0, panels_of, 16, [&](int64_t begin, int64_t end) {
       level.pack_columns(m, g, packed, begin, end);
@@ -136,7 +150,7 @@ void each_chunk(const Level<C>& level, const cpu::Matrix& x, const cpu::Matrix& 
   const int64_t capacity =
       std::min<int64_t>(std::max<int64_t>(kChunkBytes / bytes / g.block, 1) * g.block,
                         std::max<int64_t>(ref.rows, 1));
-  PackedColumns<C> chunk(g, x.columns, capacity);
+  PackedColumns<C> chunk(g, x.columns, capacity, ref.dtype);
   const int64_t panels = round_up(x.rows, g.panel_rows) / g.panel_rows;
   for (int64_t first = 0; first < std::max<int64_t>(ref.rows, 1); first += capacity) {
     const int64_t count = std::min(capacity, ref.rows - first);
@@ -297,7 +311,7 @@ void run_triplets(const BatchOptions& options, const BatchOperands& operands, Ba
   const cpu::Matrix ref = joined ? x : matrix_of(operands.ref_embeddings, kept[1]);
   const Classes classes = classes_of(operands.labels, operands.ref_labels);
   const cpu::TileGeometry g = level.tile_geometry(x.columns);
-  PackedColumns<C> columns(g, x.columns, ref.rows);
+  PackedColumns<C> columns(g, x.columns, ref.rows, ref.dtype);
   columns.fill(level, g, ref, 0, ref.rows);
 
   std::vector<cpu::BatchStats> stats(x.rows);

@@ -8,10 +8,8 @@
 #include <vector>
 
 #include "cpu/dispatch.h"
-#if !defined(SIAM_EMULATED)
 #include "ops/batch_op.h"
 #include "ops/cdist.h"
-#endif
 #include "ops/loss_op.h"
 
 #ifndef SIAMCUDA_ARCHITECTURES
@@ -68,7 +66,6 @@ struct Binder<F, LossOp<F, Params (*)(O...), std::index_sequence<I...>>> {
   static void bind(py::module_& m) { bind(m, std::index_sequence_for<O...>()); }
 };
 
-#if !defined(SIAM_EMULATED)
 template <class L, class Op = BatchOp<L>>
 struct BatchBinder;
 
@@ -99,7 +96,6 @@ std::vector<std::string> batch_loss_names() {
 #undef SIAM_WITH_BATCH_LOSS
   return names;
 }
-#endif
 
 std::vector<std::string> loss_names() {
   std::vector<std::string> names;
@@ -141,14 +137,12 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
 #define SIAM_BIND(F) Binder<F>::bind(m);
   SIAM_FOR_EACH_LOSS(SIAM_BIND)
 #undef SIAM_BIND
-#if !defined(SIAM_EMULATED)
 #define SIAM_WITH_BATCH_LOSS(L) BatchBinder<L>::bind(m);
   SIAM_FOR_EACH_BATCH_LOSS
 #undef SIAM_WITH_BATCH_LOSS
   m.def("squared_cdist", &call_squared_cdist, py::arg("x1"), py::arg("x2"),
         py::call_guard<py::gil_scoped_release>());
   m.def("batch_loss_names", &batch_loss_names, "Names of the losses over a batch.");
-#endif
   m.def("empty_op", &empty_op, py::arg("x1"), py::arg("x2"),
         py::call_guard<py::gil_scoped_release>(),
         "Returns a new 0-d tensor and does nothing else: the floor of call overhead.");

@@ -60,6 +60,39 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     yield Backend(name, "cpu")
 
 
+def _through_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets tests that make CPU tensors run the operators on a GPU, gradients included."""
+    call = _ops.call
+
+    def moved(value: object) -> object:
+        return value.cuda() if isinstance(value, torch.Tensor) else value
+
+    def on_the_gpu(name: str, *arguments: object, **options: object) -> torch.Tensor:
+        return call(name, *map(moved, arguments), **options).cpu()
+
+    monkeypatch.setattr(_ops, "call", on_the_gpu)
+
+
+@pytest.fixture(
+    params=[*SIMD, "emulated", pytest.param("cuda", marks=pytest.mark.gpu)],
+)
+def level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Every backend for tests whose tensors are on the CPU."""
+    name: str = request.param
+    if name == "cuda":
+        if not torch.cuda.is_available():
+            pytest.skip("no GPU")
+        _through_the_gpu(monkeypatch)
+    elif name == "emulated":
+        monkeypatch.setattr(_ops, "extension", extension.load())
+        monkeypatch.setattr(_ops, "namespace", torch.ops.siamcuda_emulated)
+    else:
+        if name not in siamcuda.build_info()["simd_supported"]:
+            pytest.skip(f"this CPU lacks {name}")
+        monkeypatch.setenv("SIAMCUDA_SIMD", name)
+    return name
+
+
 @pytest.fixture
 def two_threads() -> Iterator[None]:
     before = torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""Losses over a batch and squared_cdist, at every instruction set, against brute force."""
+"""Losses over a batch and squared_cdist, on every backend, against brute force."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from cases import BATCH_CASES, ROUNDING, BatchCase
-from conftest import SIMD
 from torch import Tensor
 
 import siamcuda
@@ -19,14 +18,6 @@ from siamcuda import reference
 REDUCTIONS = ("none", "sum", "mean", "mean_active")
 ONE_EACH = list({case.name: case for case in reversed(BATCH_CASES)}.values())
 TRIPLETS = [case for case in BATCH_CASES if case.name == "batch_triplet_loss"]
-
-
-@pytest.fixture(params=SIMD)
-def level(request, monkeypatch):
-    if request.param not in siamcuda.build_info()["simd_supported"]:
-        pytest.skip(f"this CPU lacks {request.param}")
-    monkeypatch.setenv("SIAMCUDA_SIMD", request.param)
-    return request.param
 
 
 def exact(

@@ -4,17 +4,48 @@
 
 namespace siamcuda::cuda {
 
-void launch_squared_cdist(const TileArgs& args, DType dtype, void* out, DType out_dtype,
-                          TileDevice device, void* stream) {
-  const auto run = [&](auto typed) {
-    typed.run_squared_cdist(args, dtype, out, out_dtype, device, stream);
-  };
+namespace {
+
+template <class Run>
+void with_storage(DType dtype, const Run& run) {
   switch (dtype) {
     case DType::kFloat16: return run(TypedTiles<math::Half>());
     case DType::kBFloat16: return run(TypedTiles<math::BFloat16>());
     case DType::kFloat32: return run(TypedTiles<float>());
     case DType::kFloat64: return run(TypedTiles<double>());
   }
+}
+
+}  // namespace
+
+void launch_squared_cdist(const TileArgs& args, DType dtype, void* out, DType out_dtype,
+                          TileDevice device, void* stream) {
+  with_storage(dtype, [&](auto typed) {
+    typed.run_squared_cdist(args, dtype, out, out_dtype, device, stream);
+  });
+}
+
+void launch_norms(const TileMatrix& x, int64_t batch, int64_t dim, DType dtype, TileDevice device,
+                  void* stream) {
+  with_storage(dtype, [&](auto typed) { typed.run_norms(x, batch, dim, device, stream); });
+}
+
+void launch_panel(const TileArgs& tiles, DType dtype, void* out, TileDevice device, void* stream) {
+  with_storage(dtype, [&](auto typed) { typed.run_panel(tiles, dtype, out, device, stream); });
+}
+
+void launch_pairs(const TileArgs& tiles, const PairArgs& args, DType dtype, TileDevice device,
+                  void* stream) {
+  with_storage(dtype, [&](auto typed) { typed.run_pairs(tiles, args, dtype, device, stream); });
+}
+
+void launch_mask(const MaskArgs& args, DType dtype, DType distance_type, TileDevice device,
+                 void* stream) {
+  with_storage(distance_type, [&](auto typed) { typed.run_mask(args, dtype, device, stream); });
+}
+
+void launch_product(const ProductArgs& args, DType dtype, TileDevice device, void* stream) {
+  with_storage(dtype, [&](auto typed) { typed.run_product(args, device, stream); });
 }
 
 // Compiled like the tile kernels, and asked how that was.

@@ -19,6 +19,7 @@
 //   blocks an SM    3                 2                3           3           2
 //   warps an SM     12                8                12          12          8
 //     (2 blocks everywhere on sm_75, for its 64 KiB of shared memory)
+//     (kAbsolute, for sums of |x - y|: FADD for FFMA, the numbers of fma32 with D > 128 or fma64)
 //   main loop       fma32, fma64: 256 FFMA (128 DFMA) and 16 loads of 16 bytes in 281 (152)
 //                   instructions; mma16: 32 HMMA, 64 FADD and 12 LDSM a stage; tf32x3: 48 HMMA, 128
 //                   FADD, 6 LDSM and the splitting of 24 operands, 4 instructions each, in 264
@@ -256,8 +257,9 @@ SIAM_DEVICE void copy_stage(const TileArgs& args, const TileMemo<T>& memo, int e
 // columns are spread evenly, so that the threads of a warp read consecutive rows of a stage.
 struct FmaLayout {
   static constexpr int kRows = 8, kColumns = 8;
-  static constexpr int kRowStep = 8;  // between a thread's rows
-  static constexpr int kRun = 1;      // consecutive columns
+  static constexpr int kRowLanes = 8;  // neighbouring lanes that share their rows
+  static constexpr int kRowStep = 8;   // between a thread's rows
+  static constexpr int kRun = 1;       // consecutive columns
   SIAM_DEVICE static int row(int thread, int i) {
     return thread / 64 * 4 + thread % 32 / 8 + kRowStep * i;
   }
@@ -268,8 +270,8 @@ struct FmaLayout {
 
 // With kBlocks, chains end after math::kTileDepth dimensions and are added up in registers of their
 // own; without, one chain is all there is: for D up to kTileDepth, with the same bits, or in
-// double.
-template <class T, bool kBlocks>
+// double. With kAbsolute the sums are of |x - y| instead of products.
+template <class T, bool kBlocks, bool kAbsolute = false>
 struct FmaEngine {
   using C = typename math::Storage<T>::Compute;
   using Layout = FmaLayout;
@@ -330,7 +332,11 @@ struct FmaEngine {
         SIAM_UNROLL
         for (int j = 0; j < 8; ++j) {
           C& sum = kBlocks ? chain[kBlocks ? i : 0][kBlocks ? j : 0] : sums[i][j];
-          sum = fused(math::widen(x.element[e]), math::widen(y[j].element[e]), sum);
+          if constexpr (kAbsolute) {
+            sum = sum + math::abs(minus(math::widen(x.element[e]), math::widen(y[j].element[e])));
+          } else {
+            sum = fused(math::widen(x.element[e]), math::widen(y[j].element[e]), sum);
+          }
         }
       }
     }
@@ -340,6 +346,7 @@ struct FmaEngine {
 // Tensor cores. 2 x 2 warps, each 32 x 64 pairs: 2 x 8 instructions of 16 x 8.
 struct MmaLayout {
   static constexpr int kRows = 4, kColumns = 16;
+  static constexpr int kRowLanes = 4;
   static constexpr int kRowStep = 8;
   static constexpr int kRun = 2;
   SIAM_DEVICE static int row(int thread, int i) {
@@ -494,6 +501,11 @@ struct EngineOf<TileEngine::kTf32x3, float, kLong> {
   using type = Tf32x3Engine;
 };
 
+template <class T, bool kLong>
+struct EngineOf<TileEngine::kAbsolute, T, kLong> {
+  using type = FmaEngine<T, sizeof(T) != 8, true>;
+};
+
 // Whether this pass of the compiler needs the kernel. What is left out is what math::tile_engine
 // does not choose for the capability that tile_capability then reports.
 template <TileEngine kEngine, class T>
@@ -633,10 +645,10 @@ SIAM_DEVICE void finish_pairs(const TileArgs& args, const TilePlace& place,
 
 // Blocks an SM must hold, which bounds the registers: see the table above.
 template <TileEngine kEngine, class T, bool kLong>
-constexpr int kTileMinBlocks =
-    kEngine == TileEngine::kFma64 || (kEngine == TileEngine::kFma32 && (kLong || sizeof(T) == 2))
-        ? 2
-        : 3;
+constexpr int kTileMinBlocks = kEngine == TileEngine::kFma64 || kEngine == TileEngine::kAbsolute ||
+                                       (kEngine == TileEngine::kFma32 && (kLong || sizeof(T) == 2))
+                                   ? 2
+                                   : 3;
 
 template <TileEngine kEngine, class T, bool kLong, class Sink>
 SIAM_KERNEL(kTileThreads, (kTileMinBlocks<kEngine, T, kLong>))
@@ -679,7 +691,9 @@ void tile_kernel(const TileArgs args, const DirectRule<typename math::Storage<T>
       }
       engine.end();
       const TilePlace place = place_at(args, memo.number(1), memo.number(2), memo.number(3));
-      finish_pairs<Engine, T>(args, place, rule, engine.sums);
+      if constexpr (kEngine != TileEngine::kAbsolute) {
+        finish_pairs<Engine, T>(args, place, rule, engine.sums);
+      }
       sink.template take<typename Engine::Layout>(place, engine.sums);
     }
   }
@@ -740,13 +754,18 @@ void launch_row_norms(const TileMatrix& x, int64_t batch, int64_t dim, int multi
               tile_rows_aligned(x, batch, sizeof(T)));
 }
 
+template <class C>
+DirectRule<C> direct_rule(TileEngine engine, int64_t dim) {
+  return {static_cast<C>(math::tile_rescue_threshold(engine, dim)),
+          static_cast<C>(math::tile_smallest_sum(engine, dim)),
+          static_cast<C>(math::tile_largest_sum(engine))};
+}
+
 template <TileEngine kEngine, class T, class Sink>
 void launch_tile_kernel(const TileArgs& args, const Sink& sink, const TileLaunch& launch,
                         Stream stream) {
   using C = typename math::Storage<T>::Compute;
-  const DirectRule<C> rule{static_cast<C>(math::tile_rescue_threshold(kEngine, args.dim)),
-                           static_cast<C>(math::tile_smallest_sum(kEngine, args.dim)),
-                           static_cast<C>(math::tile_largest_sum(kEngine))};
+  const DirectRule<C> rule = direct_rule<C>(kEngine, args.dim);
   const bool aligned = tile_rows_aligned(args.x1, args.batch, sizeof(T)) &&
                        tile_rows_aligned(args.x2, args.batch, sizeof(T));
   const Dim3 grid(launch.grid), block(kTileThreads);
@@ -792,25 +811,6 @@ void launch_tiles(TileArgs args, const Sink& sink, DType dtype, TileDevice devic
       launch_tile_kernel<TileEngine::kFma32, T>(args, sink, launch, stream);
     }
   }
-}
-
-template <class T>
-void launch_squared_cdist_typed(const TileArgs& args, DType dtype, void* out, DType out_dtype,
-                                TileDevice device, Stream stream) {
-  launch_row_norms<T>(args.x1, args.batch, args.dim, device.multiprocessors, stream);
-  if (args.x2.norms != args.x1.norms) {
-    launch_row_norms<T>(args.x2, args.batch, args.dim, device.multiprocessors, stream);
-  }
-  const auto run = [&](auto* typed) {
-    using Out = std::remove_pointer_t<decltype(typed)>;
-    const bool paired =
-        reinterpret_cast<uintptr_t>(typed) % (2 * sizeof(Out)) == 0 && args.x2.rows % 2 == 0;
-    launch_tiles<T>(args, StoreSink<Out>{typed, paired}, dtype, device, stream);
-  };
-  if constexpr (sizeof(T) == 2) {
-    if (out_dtype == DType::kFloat32) return run(static_cast<float*>(out));
-  }
-  run(static_cast<T*>(out));
 }
 
 }  // namespace siamcuda::cuda

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "cpu/batch.h"
+#include "cuda/batch_launch.h"
 
 namespace siamcuda::ops {
 
@@ -22,6 +23,8 @@ struct BatchLoss {
   void (*pairs_float)(const cpu::PairTask<float>&, const void* params, int64_t begin, int64_t end);
   void (*pairs_double)(const cpu::PairTask<double>&, const void* params, int64_t begin,
                        int64_t end);
+  // The same loss for CUDA's kernels.
+  cuda::PairFormula (*formula)(const void* params);
 };
 
 struct BatchOperands {
@@ -56,6 +59,7 @@ struct BatchBackend {
               BatchPass& pass);
 };
 const BatchBackend& cpu_batch_backend();
+const BatchBackend& cuda_batch_backend();
 
 enum class BatchReduction { kNone, kMean, kMeanActive, kSum };
 

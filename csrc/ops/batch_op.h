@@ -33,7 +33,13 @@ struct BatchPairs {
   static constexpr auto make = &F::make;
   static BatchOptions erased(const Params& params) { return {&params}; }
   static const BatchLoss& loss() {
-    static const BatchLoss loss{name(), batch_pairs_cpu<F, float>, batch_pairs_cpu<F, double>};
+    static const BatchLoss loss{name(),
+#if !defined(SIAM_EMULATED)
+                                batch_pairs_cpu<F, float>, batch_pairs_cpu<F, double>,
+#else
+                                nullptr, nullptr,
+#endif
+                                cuda::pair_formula<F>};
     return loss;
   }
 };
@@ -53,7 +59,7 @@ struct BatchTriplets {
     return {static_cast<const math::TripletLoss::Params*>(&params), params.mining};
   }
   static const BatchLoss& loss() {
-    static const BatchLoss loss{name(), nullptr, nullptr};
+    static const BatchLoss loss{name(), nullptr, nullptr, nullptr};
     return loss;
   }
 };

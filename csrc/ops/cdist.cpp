@@ -74,22 +74,19 @@ Tensor flattened(const Tensor& x, c10::SymIntArrayRef shape) {
       {c10::multiply_integers(shape), x.sym_size(-2), x.sym_size(-1)});
 }
 
-Tensor forward_cpu(const Tensor& x1, const Tensor& x2) {
+Tensor forward(const CdistBackend& backend, const Tensor& x1, const Tensor& x2) {
   check(x1, x2);
   auto shape = leading(x1, x2);
   const Tensor a = flattened(x1, shape), b = flattened(x2, shape);
-  Tensor out = cpu_backend().empty({a.size(0), a.size(1), b.size(1)}, a.options());
-  for (int64_t i = 0; i < a.size(0); ++i) {
-    Tensor one = out[i];
-    cpu_cdist_backend().forward(a[i], b[i], one);
-  }
+  Tensor out = backend.empty({a.size(0), a.size(1), b.size(1)}, a.options());
+  backend.forward(a, b, out);
   shape.push_back(x1.sym_size(-2));
   shape.push_back(x2.sym_size(-2));
   return out.view_symint(shape);
 }
 
-std::vector<Tensor> backward_cpu(const Tensor& grad, const Tensor& x1, const Tensor& x2,
-                                 const Tensor& distances, PairMask mask) {
+std::vector<Tensor> backward(const CdistBackend& backend, const Tensor& grad, const Tensor& x1,
+                             const Tensor& x2, const Tensor& distances, PairMask mask) {
   check(x1, x2);
   auto shape = leading(x1, x2);
   const Tensor both[] = {flattened(x1, shape), flattened(x2, shape)};
@@ -102,13 +99,9 @@ std::vector<Tensor> backward_cpu(const Tensor& grad, const Tensor& x1, const Ten
   std::vector<Tensor> results;
   for (int side = 0; side < 2; ++side) {
     if (!mask[side]) continue;
-    const Tensor &own = both[side], &other = both[1 - side], &input = side == 0 ? x1 : x2;
+    const Tensor &own = both[side], &input = side == 0 ? x1 : x2;
     Tensor gradient = at::empty(own.sizes(), own.options().dtype(compute_type(own.scalar_type())));
-    for (int64_t i = 0; i < own.size(0); ++i) {
-      Tensor one = gradient[i];
-      cpu_cdist_backend().backward(own[i], other[i], side == 0 ? upstream[i] : upstream[i].t(),
-                                   side == 0 ? known[i] : known[i].t(), one);
-    }
+    backend.backward(both[0], both[1], upstream, known, side == 1, gradient);
     c10::SymDimVector full(shape.begin(), shape.end());
     full.push_back(own.sym_size(1));
     full.push_back(own.sym_size(2));
@@ -217,9 +210,12 @@ void implement_cdist_autograd(torch::Library& m) {
   m.impl(kName, forward_autograd);
   m.impl("squared_cdist_backward", torch::autograd::autogradNotImplementedFallback());
 }
-void implement_cdist_cpu(torch::Library& m) {
-  m.impl(kName, forward_cpu);
-  m.impl("squared_cdist_backward", backward_cpu);
+void implement_cdist(torch::Library& m, const CdistBackend& (*backend)()) {
+  m.impl(kName,
+         [backend](const Tensor& x1, const Tensor& x2) { return forward(backend(), x1, x2); });
+  m.impl("squared_cdist_backward",
+         [backend](const Tensor& grad, const Tensor& x1, const Tensor& x2, const Tensor& distances,
+                   PairMask mask) { return backward(backend(), grad, x1, x2, distances, mask); });
 }
 
 }  // namespace siamcuda::ops

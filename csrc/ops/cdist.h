@@ -7,19 +7,21 @@
 namespace siamcuda::ops {
 
 struct CdistBackend {
-  // out [P, R] from x1 [P, D] and x2 [R, D].
+  at::Tensor (*empty)(at::IntArrayRef sizes, const at::TensorOptions& options);
+  // out [N, P, R] from x1 [N, P, D] and x2 [N, R, D].
   void (*forward)(const at::Tensor& x1, const at::Tensor& x2, at::Tensor& out);
-  // gradient [P, D], in the type of the computation, of Σ weights·d²; weights and distances [P, R]
-  // with the same strides.
+  // gradient [N, P, D], or of the other end [N, R, D] with `other_end`, in the type of the
+  // computation, of Σ weights·d²; weights and distances [N, P, R] contiguous.
   void (*backward)(const at::Tensor& x1, const at::Tensor& x2, const at::Tensor& weights,
-                   const at::Tensor& distances, at::Tensor& gradient);
+                   const at::Tensor& distances, bool other_end, at::Tensor& gradient);
 };
 const CdistBackend& cpu_cdist_backend();
+const CdistBackend& cuda_cdist_backend();
 
 void define_cdist(torch::Library& m);
 void implement_cdist_meta(torch::Library& m);
 void implement_cdist_autograd(torch::Library& m);
-void implement_cdist_cpu(torch::Library& m);
+void implement_cdist(torch::Library& m, const CdistBackend& (*backend)());
 
 at::Tensor call_squared_cdist(const at::Tensor& x1, const at::Tensor& x2);
 

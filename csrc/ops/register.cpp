@@ -2,10 +2,8 @@
 #include <torch/library.h>
 
 #include "math/formulas.h"
-#if !defined(SIAM_EMULATED)
 #include "ops/batch_op.h"
 #include "ops/cdist.h"
-#endif
 #include "ops/loss_op.h"
 
 namespace siamcuda::ops {
@@ -34,7 +32,6 @@ SIAM_TORCH_LIBRARY_IMPL(SIAM_LIBRARY, AutocastCUDA, m){SIAM_FOR_EACH_LOSS(SIAM_A
 #define SIAM_AUTOGRAD(F) LossOp<F>::Autograd::implement(m);
 SIAM_TORCH_LIBRARY_IMPL(SIAM_LIBRARY, Autograd, m){SIAM_FOR_EACH_LOSS(SIAM_AUTOGRAD)}
 
-#if !defined(SIAM_EMULATED)
 #define SIAM_WITH_BATCH_LOSS(L) BatchOp<L>::define(m);
 SIAM_TORCH_LIBRARY_FRAGMENT(SIAM_LIBRARY, m) {
   SIAM_FOR_EACH_BATCH_LOSS
@@ -59,7 +56,6 @@ SIAM_TORCH_LIBRARY_IMPL(SIAM_LIBRARY, Autograd, m) {
   implement_cdist_autograd(m);
 }
 #undef SIAM_WITH_BATCH_LOSS
-#endif
 
 }  // namespace
 }  // namespace siamcuda::ops

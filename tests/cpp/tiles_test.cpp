@@ -2,7 +2,7 @@
 // sizes of chunks, stages and K-blocks, near-duplicates, extreme scales, non-finite rows, edges of
 // tiles. And its launch shapes as pure functions. capability 75 chooses multiply-adds, 80 tensor
 // cores (see math::tile_engine).
-#include "cuda/tiles.cuh"
+#include "cuda/sinks.cuh"
 
 #include <sys/mman.h>
 

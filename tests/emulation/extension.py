@@ -11,7 +11,6 @@ from types import ModuleType
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "emulated"
 NAME = "siamcuda_emulated"
-NOT_ON_CUDA = {"batch.cpp", "cdist.cpp"}
 
 
 def _as_cpp(source: Path) -> Path:
@@ -32,8 +31,7 @@ def load() -> ModuleType:
     csrc = ROOT / "csrc"
     sources = [csrc / "bindings.cpp", csrc / "cpu" / "dispatch.cpp"]
     for folder in (csrc / "ops", csrc / "ops" / "cuda"):
-        # The tile engine has no CUDA kernels yet.
-        sources += [s for s in sorted(folder.glob("*.cpp")) if s.name not in NOT_ON_CUDA]
+        sources += sorted(folder.glob("*.cpp"))
     sources += [_as_cpp(source) for source in sorted((csrc / "cuda").glob("*.cu"))]
     flags = ["-std=c++20", "-O1", "-g0", "-fvisibility=hidden", "-fno-gnu-unique"]
     flags += ["-DSIAM_EMULATED", f"-DSIAM_LIBRARY={NAME}"]

@@ -13,6 +13,7 @@
 #include "ops/batch.h"
 #include "ops/cdist.h"
 #include "ops/cpu/level.h"
+#include "ops/rows.h"
 
 namespace siamcuda::ops {
 
@@ -455,15 +456,24 @@ const BatchBackend& cpu_batch_backend() {
 
 const CdistBackend& cpu_cdist_backend() {
   static const CdistBackend backend{
+      cpu_backend().empty,
       [](const at::Tensor& x1, const at::Tensor& x2, at::Tensor& out) {
-        x1.scalar_type() == at::kDouble ? cdist_forward<double>(x1, x2, out)
-                                        : cdist_forward<float>(x1, x2, out);
+        for (int64_t n = 0; n < out.size(0); ++n) {
+          at::Tensor one = out[n];
+          x1.scalar_type() == at::kDouble ? cdist_forward<double>(x1[n], x2[n], one)
+                                          : cdist_forward<float>(x1[n], x2[n], one);
+        }
       },
       [](const at::Tensor& x1, const at::Tensor& x2, const at::Tensor& weights,
-         const at::Tensor& distances, at::Tensor& gradient) {
-        x1.scalar_type() == at::kDouble
-            ? cdist_backward<double>(x1, x2, weights, distances, gradient)
-            : cdist_backward<float>(x1, x2, weights, distances, gradient);
+         const at::Tensor& distances, bool other_end, at::Tensor& gradient) {
+        for (int64_t n = 0; n < gradient.size(0); ++n) {
+          at::Tensor one = gradient[n];
+          const at::Tensor w = other_end ? weights[n].t() : weights[n];
+          const at::Tensor d2 = other_end ? distances[n].t() : distances[n];
+          const at::Tensor &own = other_end ? x2 : x1, &other = other_end ? x1 : x2;
+          x1.scalar_type() == at::kDouble ? cdist_backward<double>(own[n], other[n], w, d2, one)
+                                          : cdist_backward<float>(own[n], other[n], w, d2, one);
+        }
       }};
   return backend;
 }

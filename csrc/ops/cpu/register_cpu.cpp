@@ -11,7 +11,7 @@ namespace {
 SIAM_TORCH_LIBRARY_IMPL(SIAM_LIBRARY, CPU, m) {
   SIAM_FOR_EACH_LOSS(SIAM_CPU)
   SIAM_FOR_EACH_BATCH_LOSS
-  implement_cdist_cpu(m);
+  implement_cdist(m, cpu_cdist_backend);
 }
 
 }  // namespace

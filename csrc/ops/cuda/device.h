@@ -34,6 +34,11 @@ class LaunchMemory {
     std::memset(data, 0xff, t.nbytes());
     inputs_.emplace_back(data, t.nbytes(), emulator::Access::write, name);
   }
+  // Holds values already, which launches may change.
+  void changes(const at::Tensor& t, const char* name) {
+    if (t.numel() == 0) return;
+    inputs_.emplace_back(t.mutable_data_ptr(), t.nbytes(), emulator::Access::read_write, name);
+  }
   // Every byte of an output must have been written by now.
   void check_written() const {
     for (const auto& buffer : outputs_) {
@@ -74,6 +79,7 @@ class LaunchMemory {
   void reads(const at::Tensor&, const char*) {}
   void writes(const at::Tensor&, const char*) {}
   void scratch(const at::Tensor&, const char*) {}
+  void changes(const at::Tensor&, const char*) {}
   void check_written() const {}
 };
 

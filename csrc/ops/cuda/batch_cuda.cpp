@@ -1,0 +1,382 @@
+// The CUDA entry point of the losses over a batch and of squared_cdist: panels, workspace,
+// launches. Compiled a second time against the emulator, where it runs on CPU tensors.
+//
+// Nothing here waits for the device: classes are compared there, and how often a loop runs depends
+// on shapes alone, so that a call can be captured in a graph.
+#include <ATen/Functions.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "cuda/batch_launch.h"
+#include "cuda/launch.h"
+#include "ops/batch.h"
+#include "ops/cdist.h"
+#include "ops/cuda/device.h"
+#include "ops/rows.h"
+
+namespace siamcuda::ops {
+
+namespace {
+
+using cuda::TileMatrix;
+
+// Weights of a panel; partial sums of products take half as much, and masks a 32nd.
+constexpr int64_t kPanelBytes = int64_t{16} << 20;
+// Columns of a panel of pairs: as square as the sums' splitting likes it.
+constexpr int64_t kPanelColumns = 4096;
+// Far below every column: no row meets itself.
+constexpr int64_t kNobody = std::numeric_limits<int64_t>::min() / 2;
+
+int64_t pieces(int64_t n, int64_t size) { return n / size + (n % size != 0); }
+
+DType dtype_of(at::ScalarType type) {
+  switch (type) {
+    case at::kHalf: return DType::kFloat16;
+    case at::kBFloat16: return DType::kBFloat16;
+    case at::kFloat: return DType::kFloat32;
+    default: return DType::kFloat64;
+  }
+}
+
+void check_launch(const char* name) {
+  const char* error = cuda::launch_error();
+  TORCH_CHECK(error == nullptr, name, ": CUDA launch failed: ", error ? error : "");
+}
+
+cuda::TileDevice device_in_use() {
+  const int device = current_device();
+  return {cuda::device_multiprocessors(device), cuda::tile_capability(device)};
+}
+
+// Rows [N, P, D] with their norms.
+struct Rows {
+  at::Tensor kept, norms;
+  TileMatrix matrix;
+
+  Rows(const at::Tensor& x, LaunchMemory& memory, const cuda::TileDevice& device, void* stream) {
+    kept = x.size(2) > 1 && x.stride(2) != 1 ? x.contiguous() : x;
+    norms = at::empty({x.size(0), x.size(1)}, x.options().dtype(compute_type(x.scalar_type())));
+    memory.reads(kept, "rows");
+    memory.scratch(norms, "norms");
+    matrix = {kept.const_data_ptr(), kept.size(1), kept.stride(1), kept.stride(0),
+              norms.mutable_data_ptr()};
+    cuda::launch_norms(matrix, x.size(0), x.size(2), dtype_of(x.scalar_type()), device, stream);
+  }
+
+  // Rows from `first` on, of the only matrix.
+  TileMatrix part(int64_t first, int64_t count) const {
+    TileMatrix m = matrix;
+    m.data = static_cast<const char*>(m.data) + first * m.row_step * kept.element_size();
+    m.norms = static_cast<char*>(m.norms) + first * norms.element_size();
+    m.rows = count;
+    return m;
+  }
+};
+
+// Partial sums of products, as large as any of the panels needs.
+struct ProductScratch {
+  at::Tensor partials, sums;
+
+  void reserve(int64_t batch, int64_t rows, int64_t depth, int64_t dim, bool signs,
+               const at::TensorOptions& compute) {
+    const bool narrow = signs || compute.dtype() == at::kDouble;
+    const cuda::ProductLaunch launch = cuda::product_launch(batch, rows, depth, dim, narrow, 1);
+    lines_ = std::max(lines_, batch * launch.splits * rows);
+    partials_ = std::max(partials_, batch * launch.splits * rows * dim);
+    options_ = compute;
+  }
+  void allocate(LaunchMemory& memory) {
+    partials = at::empty({partials_}, options_);
+    sums = at::empty({lines_}, options_.dtype(at::kDouble));
+    memory.scratch(partials, "partial products");
+    memory.scratch(sums, "partial weights");
+  }
+  void give(cuda::ProductArgs& args) const {
+    args.partials = partials.mutable_data_ptr();
+    args.sums = sums.mutable_data_ptr<double>();
+  }
+
+ private:
+  int64_t lines_ = 0, partials_ = 0;
+  at::TensorOptions options_;
+};
+
+// --- squared_cdist -------------------------------------------------------------------------------
+
+void cdist_forward(const at::Tensor& x1, const at::Tensor& x2, at::Tensor& out) {
+  if (out.numel() == 0) return;
+  const DeviceGuard guard(x1);
+  void* stream = current_stream();
+  const cuda::TileDevice device = device_in_use();
+  LaunchMemory memory;
+  const Rows a(x1, memory, device, stream), b(x2, memory, device, stream);
+  memory.writes(out, "distances");
+  const DType dtype = dtype_of(x1.scalar_type());
+  cuda::launch_squared_cdist({a.matrix, b.matrix, x1.size(0), x1.size(2)}, dtype,
+                             out.mutable_data_ptr(), dtype, device, stream);
+  check_launch("squared_cdist");
+  memory.check_written();
+}
+
+void cdist_backward(const at::Tensor& x1, const at::Tensor& x2, const at::Tensor& weights,
+                    const at::Tensor& distances, bool other_end, at::Tensor& gradient) {
+  if (gradient.numel() == 0) return;
+  const DeviceGuard guard(x1);
+  void* stream = current_stream();
+  const cuda::TileDevice device = device_in_use();
+  const DType dtype = dtype_of(x1.scalar_type());
+  const int64_t batch = x1.size(0), dim = x1.size(2);
+  LaunchMemory memory;
+  const Rows a(x1, memory, device, stream), b(x2, memory, device, stream);
+  const at::Tensor w = weights.to(gradient.scalar_type());
+  const int64_t words = pieces(x2.size(1), 32);
+  const at::Tensor mask = at::empty({batch, x1.size(1), words}, x1.options().dtype(at::kInt));
+  memory.reads(w, "weights");
+  memory.reads(distances, "distances");
+  memory.scratch(mask, "mask");
+  memory.writes(gradient, "gradient");
+  auto* const bits = reinterpret_cast<unsigned*>(mask.mutable_data_ptr<int>());
+  cuda::launch_mask({distances.const_data_ptr(), a.matrix.norms, b.matrix.norms, batch, x1.size(1),
+                     x2.size(1), dim, bits, words},
+                    dtype, dtype, device, stream);
+  check_launch("squared_cdist_backward");
+
+  cuda::ProductArgs args{};
+  args.x = other_end ? b.matrix : a.matrix;
+  args.y = other_end ? a.matrix : b.matrix;
+  args.batch = batch;
+  args.dim = dim;
+  args.weights = w.const_data_ptr();
+  args.mask = bits;
+  args.mask_words = words;
+  args.transposed = other_end;
+  args.every_pair = true;
+  args.out = gradient.mutable_data_ptr();
+  ProductScratch scratch;
+  scratch.reserve(batch, args.x.rows, args.y.rows, dim, false, gradient.options());
+  scratch.allocate(memory);
+  scratch.give(args);
+  cuda::launch_product(args, dtype, device, stream);
+  check_launch("squared_cdist_backward");
+  memory.check_written();
+}
+
+// --- pairs ---------------------------------------------------------------------------------------
+
+at::Tensor widened(const at::Tensor& t) { return t.to(compute_type(t.scalar_type())); }
+
+at::Tensor long_labels(const at::Tensor& labels) { return labels.to(at::kLong).contiguous(); }
+
+// One side of a loss over pairs: rows against columns, panel by panel.
+struct PairSide {
+  const Rows& rows;
+  const Rows& columns;
+  at::Tensor row_labels, column_labels;
+  int64_t self;
+  double row_factor, column_factor;
+  at::Tensor row_upstream, column_upstream;  // or undefined
+  at::Tensor values;                         // [rows] double, zeros to add to; or undefined
+  at::Tensor counts, distances;              // [kPairCounts] int64 and [2] double; or undefined
+  at::Tensor gradient;                       // [rows, D], written; or undefined
+};
+
+void run_side(const char* name, const cuda::PairFormula& formula, double share, DType dtype,
+              const PairSide& side, LaunchMemory& memory, const cuda::TileDevice& device,
+              void* stream) {
+  const int64_t rows = side.rows.matrix.rows, columns = side.columns.matrix.rows;
+  const int64_t dim = side.rows.kept.size(2);
+  const bool weights_wanted = side.gradient.defined() && dim > 0;
+  const auto compute = side.rows.norms.options();
+  const int64_t element = compute.dtype().itemsize();
+  // With weights panels are as large as they may be; without, there are only a tile's sums.
+  const int64_t width = std::min(columns, weights_wanted ? kPanelColumns : int64_t{1} << 17);
+  const int64_t row_bytes = weights_wanted ? width * element : pieces(width, 128) * 64;
+  const int64_t height =
+      std::min(rows, std::max<int64_t>(kPanelBytes / std::max<int64_t>(row_bytes, 1) / 64, 1) * 64);
+  if (rows == 0 || columns == 0) {
+    if (side.gradient.defined()) side.gradient.zero_();
+    return;
+  }
+
+  const int64_t across = pieces(width, cuda::kTileColumns);
+  const int64_t tiles = across * pieces(height, cuda::kTileRows);
+  const int64_t words = pieces(width, 32);
+  at::Tensor weights, mask, values, counts, distances;
+  ProductScratch scratch;
+  if (weights_wanted) {
+    weights = at::empty({height * width}, compute);
+    memory.scratch(weights, "weights");
+    if (formula.squares) {
+      mask = at::empty({height * words}, compute.dtype(at::kInt));
+      memory.changes(mask, "mask");
+    }
+    for (const int64_t h : {height, rows % height}) {
+      for (const int64_t w : {width, columns % width}) {
+        if (h > 0 && w > 0) scratch.reserve(1, h, w, dim, !formula.squares, compute);
+      }
+    }
+    scratch.allocate(memory);
+    memory.changes(side.gradient, "gradient");
+  }
+  if (side.values.defined()) {
+    values = at::empty({height * 2 * across}, compute.dtype(at::kDouble));
+    memory.scratch(values, "values");
+    memory.changes(side.values, "sums of values");
+  }
+  if (side.counts.defined()) {
+    counts = at::empty({tiles * cuda::kTileWarps * cuda::kPairCounts}, compute.dtype(at::kLong));
+    distances = at::empty({tiles * cuda::kTileWarps * 2}, compute.dtype(at::kDouble));
+    memory.scratch(counts, "counts");
+    memory.scratch(distances, "distances");
+  }
+  memory.reads(side.row_labels, "row labels");
+  memory.reads(side.column_labels, "column labels");
+  memory.reads(side.row_upstream, "row upstream");
+  memory.reads(side.column_upstream, "column upstream");
+
+  const auto offset = [&](const at::Tensor& t, int64_t at) -> const void* {
+    if (!t.defined()) return nullptr;
+    return static_cast<const char*>(t.const_data_ptr()) + at * t.element_size();
+  };
+  for (int64_t i = 0; i < rows; i += height) {
+    const int64_t h = std::min(height, rows - i);
+    for (int64_t j = 0; j < columns; j += width) {
+      const int64_t w = std::min(width, columns - j), w_across = pieces(w, cuda::kTileColumns);
+      cuda::PairArgs args{};
+      args.formula = formula;
+      args.row_labels = side.row_labels.const_data_ptr<int64_t>() + i;
+      args.column_labels = side.column_labels.const_data_ptr<int64_t>() + j;
+      args.self = side.self + i - j;
+      args.share = share;
+      args.row_factor = side.row_factor;
+      args.column_factor = side.column_factor;
+      args.row_upstream = offset(side.row_upstream, i);
+      args.column_upstream = offset(side.column_upstream, j);
+      if (weights_wanted) {
+        args.weights = weights.mutable_data_ptr();
+        args.mask_words = pieces(w, 32);
+        if (mask.defined()) {
+          args.mask = reinterpret_cast<unsigned*>(mask.mutable_data_ptr<int>());
+          mask.zero_();
+        }
+      }
+      if (values.defined()) args.values = values.mutable_data_ptr<double>();
+      if (counts.defined()) {
+        args.counts = counts.mutable_data_ptr<int64_t>();
+        args.distances = distances.mutable_data_ptr<double>();
+      }
+      const cuda::TileArgs tile_args{side.rows.part(i, h), side.columns.part(j, w), 1, dim};
+      cuda::launch_pairs(tile_args, args, dtype, device, stream);
+      check_launch(name);
+      if (values.defined()) {
+        const at::Tensor sums = values.narrow(0, 0, h * 2 * w_across).view({h, 2 * w_across});
+        side.values.narrow(0, i, h).add_(sums.sum(1), share);
+      }
+      if (counts.defined()) {
+        const int64_t slots = pieces(h, cuda::kTileRows) * w_across * cuda::kTileWarps;
+        side.counts.add_(
+            counts.narrow(0, 0, slots * cuda::kPairCounts).view({slots, cuda::kPairCounts}).sum(0));
+        side.distances.add_(distances.narrow(0, 0, slots * 2).view({slots, 2}).sum(0));
+      }
+      if (!weights_wanted) continue;
+      cuda::ProductArgs product{};
+      product.x = tile_args.x1;
+      product.y = tile_args.x2;
+      product.batch = 1;
+      product.dim = dim;
+      product.weights = args.weights;
+      product.mask = args.mask;
+      product.mask_words = args.mask_words;
+      product.signs = !formula.squares;
+      product.accumulate = j > 0;
+      product.spoilt = side.values.defined() ? side.values.const_data_ptr<double>() + i : nullptr;
+      product.out = static_cast<char*>(side.gradient.mutable_data_ptr()) + i * dim * element;
+      scratch.give(product);
+      cuda::launch_product(product, dtype, device, stream);
+      check_launch(name);
+    }
+  }
+}
+
+// Counts and sums of distances as what a pass reports.
+void finish(BatchPass& pass, const at::Tensor& counts, const at::Tensor& distances, double share) {
+  pass.total = pass.values.sum();
+  pass.counts = at::zeros({5}, pass.values.options());
+  if (!counts.defined()) return;
+  pass.counts.narrow(0, 1, 2).copy_(counts.narrow(0, 0, 2)).mul_(share);
+  pass.counts.narrow(0, 3, 2).copy_(distances).div_(counts.narrow(0, 2, 2).clamp_min(1));
+}
+
+void run_pairs(const BatchLoss& loss, const BatchOptions& options, const BatchOperands& operands,
+               BatchPass& pass, const cuda::TileDevice& device, void* stream) {
+  const char* const name = loss.name.c_str();
+  const bool joined = !operands.ref_embeddings.defined();
+  // Pairs within a batch (or within the joined batch of all ranks) belong to both ends.
+  const double share = joined || operands.self >= 0 ? 0.5 : 1.0;
+  const cuda::PairFormula formula = loss.formula(options.params);
+  // |x − y| has no tensor cores to feed: 16-bit rows are widened.
+  const auto rows_of = [&](const at::Tensor& t) {
+    return (formula.squares ? t : widened(t)).unsqueeze(0);
+  };
+  LaunchMemory memory;
+  const Rows x(rows_of(operands.embeddings), memory, device, stream);
+  const Rows other(joined ? x.kept : rows_of(operands.ref_embeddings), memory, device, stream);
+  check_launch(name);
+  const DType dtype = dtype_of(x.kept.scalar_type());
+  const at::Tensor labels = long_labels(operands.labels);
+  const at::Tensor ref_labels = joined ? labels : long_labels(operands.ref_labels);
+  const int64_t rows = x.matrix.rows, columns = other.matrix.rows;
+
+  at::Tensor counts, distances;
+  if (pass.want_stats) {
+    counts = at::zeros({cuda::kPairCounts}, pass.values.options().dtype(at::kLong));
+    distances = at::zeros({2}, pass.values.options());
+  }
+  const int64_t self = joined ? 0 : operands.self >= 0 ? operands.self : kNobody;
+  const at::Tensor none;
+  const at::Tensor& upstream = pass.upstream;
+  run_side(name, formula, share, dtype,
+           {x, other, labels, ref_labels, self, 1, joined ? 1.0 : 0.0, upstream,
+            joined ? upstream : none, pass.values, counts, distances, pass.gradient[0]},
+           memory, device, stream);
+  if (pass.gradients[1]) {  // the other side: only weights, from the anchors' upstream gradients
+    run_side(name, formula, share, dtype,
+             {other, x, ref_labels, labels, operands.self >= 0 ? -operands.self : kNobody, 0, 1,
+              none, upstream, none, none, none, pass.gradient[1]},
+             memory, device, stream);
+  }
+  const int64_t met = operands.self >= 0 || joined ? columns - 1 : columns;
+  const int64_t valid = joined ? rows * (rows - 1) / 2 : rows * std::max<int64_t>(met, 0);
+  finish(pass, counts, distances, joined ? 0.5 : 1.0);
+  pass.counts.select(0, 0).fill_(static_cast<double>(valid));
+}
+
+void run_cuda(const BatchLoss& loss, const BatchOptions& options, const BatchOperands& operands,
+              BatchPass& pass) {
+  const at::Tensor& x = operands.embeddings;
+  const DeviceGuard guard(x);
+  pass.values = at::zeros({x.size(0)}, x.options().dtype(at::kDouble));
+  for (int side = 0; side < 2; ++side) {
+    if (!pass.gradients[side]) continue;
+    const at::Tensor& of = side == 0 ? x : operands.ref_embeddings;
+    pass.gradient[side] = at::empty(of.sizes(), of.options().dtype(compute_type(of.scalar_type())));
+  }
+  TORCH_CHECK_NOT_IMPLEMENTED(loss.formula != nullptr, loss.name,
+                              ": has no CUDA kernels yet; use it on CPU tensors");
+  run_pairs(loss, options, operands, pass, device_in_use(), current_stream());
+}
+
+}  // namespace
+
+const BatchBackend& cuda_batch_backend() {
+  static const BatchBackend backend{run_cuda};
+  return backend;
+}
+
+const CdistBackend& cuda_cdist_backend() {
+  static const CdistBackend backend{cuda_backend().empty, cdist_forward, cdist_backward};
+  return backend;
+}
+
+}  // namespace siamcuda::ops

@@ -74,7 +74,9 @@ class Kernel:
             return 2
         if self.family == "tile_kernel":
             halves = self.storage in ("Half", "BFloat16")
-            few = self.engine in ("kFma64", "kAbsolute") or (self.engine == "kFma32" and (self.long or halves))
+            few = self.engine in ("kFma64", "kAbsolute") or (
+                self.engine == "kFma32" and (self.long or halves)
+            )
             return 2 if few else 3
         if self.family != "rows_kernel":
             return 1

@@ -73,19 +73,6 @@ def _through_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_ops, "call", on_the_gpu)
 
 
-def _skip_what_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An operator that says it has no CUDA kernel yet skips its test, with its own words."""
-    call = _ops.call
-
-    def or_skip(name: str, *arguments: object, **options: object) -> torch.Tensor:
-        try:
-            return call(name, *arguments, **options)
-        except NotImplementedError as error:
-            pytest.skip(str(error).splitlines()[0])
-
-    monkeypatch.setattr(_ops, "call", or_skip)
-
-
 @pytest.fixture(
     params=[*SIMD, "emulated", pytest.param("cuda", marks=pytest.mark.gpu)],
 )
@@ -96,11 +83,9 @@ def level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
         if not torch.cuda.is_available():
             pytest.skip("no GPU")
         _through_the_gpu(monkeypatch)
-        _skip_what_is_not_there(monkeypatch)
     elif name == "emulated":
         monkeypatch.setattr(_ops, "extension", extension.load())
         monkeypatch.setattr(_ops, "namespace", torch.ops.siamcuda_emulated)
-        _skip_what_is_not_there(monkeypatch)
     else:
         if name not in siamcuda.build_info()["simd_supported"]:
             pytest.skip(f"this CPU lacks {name}")

@@ -77,7 +77,9 @@ struct PairRow {
     if ((!row_finite && has_nan(x, i)) || (!column_finite && has_nan(y, column))) {
       ++stats.active;
       if (row_finite || !has_nan(x, i)) return;
-      if (task.values) task.values[i] = std::numeric_limits<double>::quiet_NaN();
+      // A row of ref is no anchor: it has no loss to spoil, and so no gradient.
+      if (!task.values) return;
+      task.values[i] = std::numeric_limits<double>::quiet_NaN();
       if (gradient) std::fill_n(gradient, g.padded, std::numeric_limits<C>::quiet_NaN());
       return;
     }

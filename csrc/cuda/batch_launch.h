@@ -166,4 +166,46 @@ void launch_pairs(const TileArgs& tiles, const PairArgs& args, DType dtype, Tile
 // Distances of all pairs to `out`, [P, R] of the type of computation; norms are there.
 void launch_panel(const TileArgs& tiles, DType dtype, void* out, TileDevice device, void* stream);
 
+// --- triplets ------------------------------------------------------------------------------------
+
+enum class AnchorMining : int32_t { kAll, kHard, kSemihard, kEasyPositive };
+constexpr int kAnchorCounts = 4;  // terms, active, collapsed, terms whose distances are added up
+
+// A panel of anchors with all their distances. Weights for mining all and semihard, picks for the
+// others.
+struct AnchorArgs {
+  const void* distances;  // [rows, columns] of the type of computation
+  void* weights;          // [rows, columns] dL/d(d²), or null
+  const void* norms;      // [rows] of the anchors
+  int64_t rows;
+  int64_t columns;
+  const int64_t* row_labels;     // [rows]
+  const int64_t* column_labels;  // [columns]
+  int64_t self;                  // row r is column r + self; far from every column if none is
+  AnchorMining mining;
+  math::TripletLoss::Params params;
+  const void* upstream;   // [rows], or null: 1
+  double* values;         // [rows]
+  int64_t* counts;        // [rows, kAnchorCounts]
+  double* distance_sums;  // [rows, 2] of positives and of negatives
+  int64_t* picked;        // [rows, 2] columns of positive and negative, or -1
+  void* picked_weights;   // [rows, 2]
+};
+void launch_anchors(const AnchorArgs& args, DType dtype, TileDevice device, void* stream);
+
+// What picks give to the rows at one end, or with both flags at both ends of a batch that meets
+// itself.
+struct PicksArgs {
+  TileMatrix own;    // [rows, dim], with norms
+  TileMatrix other;  // the rows at the other end
+  int64_t dim;
+  bool of_anchors, of_columns;
+  int64_t anchors;
+  const int64_t* picked;       // [anchors, 2]
+  const void* picked_weights;  // [anchors, 2]
+  const double* spoilt;        // [rows] as in ProductArgs, or null
+  void* out;                   // [rows, dim]
+};
+void launch_picks(const PicksArgs& args, DType dtype, TileDevice device, void* stream);
+
 }  // namespace siamcuda::cuda

@@ -12,7 +12,7 @@
 //                                      split of the sum
 //   per thread       1 pair            8 x 8, or 8 x 4             4 dimensions
 //   stages           -                 2 of 16 (double: 8) terms   -
-//   registers        40                255                         64 (double: 80)
+//   registers        30                230 (signs, double: 255)    64 (double: 80)
 //   shared memory    -                 25 KiB                      -
 //   blocks an SM     8                 2                           8 (double: 6)
 //   bytes            distances once,   weights once per 128        partial sums, x and the gradient
@@ -231,6 +231,7 @@ void product_kernel(const ProductArgs args, const ProductLaunch launch,
   constexpr int kDepth = kProductDepth<C>;
   constexpr int kWeightsOfStage = kDepth * kWeightStep;
   constexpr int kDims = kProductDims<C, kSigns>, kValuesOfStage = kDepth * kDims;
+  constexpr int kTerms = kSigns && sizeof(C) == 8 ? 2 : 4;
   SIAM_SHARED(C, weights, 2 * kWeightsOfStage);
   SIAM_SHARED(C, values, 2 * kValuesOfStage);
   SIAM_SHARED(double, halves, kProductRows);
@@ -270,9 +271,9 @@ void product_kernel(const ProductArgs args, const ProductLaunch launch,
       const auto stage_weights = weights + now * kWeightsOfStage;
       const auto stage_values = values + now * kValuesOfStage;
       SIAM_NO_UNROLL  // read ahead, more terms would not find registers
-          for (int four = 0; four < kDepth; four += 4) {
+          for (int at = 0; at < kDepth; at += kTerms) {
         SIAM_UNROLL
-        for (int k = four; k < four + 4; ++k) {
+        for (int k = at; k < at + kTerms; ++k) {
           C w[8], y[kColumns];
           SIAM_UNROLL
           for (int h = 0; h < 8; h += 4) {

@@ -48,6 +48,19 @@ void launch_product(const ProductArgs& args, DType dtype, TileDevice device, voi
   with_storage(dtype, [&](auto typed) { typed.run_product(args, device, stream); });
 }
 
+// Distances of half precision are in float.
+void launch_anchors(const AnchorArgs& args, DType dtype, TileDevice device, void* stream) {
+  if (dtype == DType::kFloat64) {
+    TypedTiles<double>::run_anchors(args, device, stream);
+  } else {
+    TypedTiles<float>::run_anchors(args, device, stream);
+  }
+}
+
+void launch_picks(const PicksArgs& args, DType dtype, TileDevice device, void* stream) {
+  with_storage(dtype, [&](auto typed) { typed.run_picks(args, device, stream); });
+}
+
 // Compiled like the tile kernels, and asked how that was.
 template <int kUnused = 0>
 SIAM_KERNEL(32, 1)

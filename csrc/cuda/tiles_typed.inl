@@ -2,6 +2,7 @@
 // Included by one .cu file a type, so that they compile side by side.
 #include "cuda/product.cuh"
 #include "cuda/sinks.cuh"
+#include "cuda/triplets.cuh"
 #include "cuda/typed_tiles.h"
 
 namespace siamcuda::cuda {
@@ -38,6 +39,16 @@ void TypedTiles<T>::run_mask(const MaskArgs& args, DType dtype, TileDevice devic
 template <class T>
 void TypedTiles<T>::run_product(const ProductArgs& args, TileDevice device, void* stream) {
   launch_product_typed<T>(args, device, native_stream(stream));
+}
+
+template <class T>
+void TypedTiles<T>::run_anchors(const AnchorArgs& args, TileDevice device, void* stream) {
+  if constexpr (sizeof(T) > 2) launch_anchors_typed<T>(args, device, native_stream(stream));
+}
+
+template <class T>
+void TypedTiles<T>::run_picks(const PicksArgs& args, TileDevice device, void* stream) {
+  launch_picks_typed<T>(args, device, native_stream(stream));
 }
 
 template struct TypedTiles<SIAM_STORAGE>;

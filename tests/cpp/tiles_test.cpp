@@ -2,8 +2,6 @@
 // sizes of chunks, stages and K-blocks, near-duplicates, extreme scales, non-finite rows, edges of
 // tiles. And its launch shapes as pure functions. capability 75 chooses multiply-adds, 80 tensor
 // cores (see math::tile_engine).
-#include "cuda/sinks.cuh"
-
 #include <sys/mman.h>
 
 #include <array>
@@ -18,6 +16,7 @@
 #include <vector>
 
 #include "check.h"
+#include "cuda/sinks.cuh"
 
 namespace siamcuda::cuda {
 namespace {

@@ -30,7 +30,7 @@ ACCESS = 16  # kAccessBytes
 WARP = 32
 MIN_BYTES_PER_SLOT = 8.0
 #: 65536 registers over the blocks that __launch_bounds__ asks for, of 128 threads each.
-REGISTERS = {8: 64, 4: 128, 3: 168, 2: 255, 1: 255}
+REGISTERS = {8: 64, 6: 80, 4: 128, 3: 168, 2: 255, 1: 255}
 #: Loads and stores that are not of a row's accesses: a label of any of 9 types, an upstream
 #: gradient of any of 4; values of any of 4 types, and 7 fields of partial sums.
 SCALAR_LOADS = 9 + 4
@@ -64,11 +64,19 @@ class Kernel:
     @property
     def blocks(self) -> int:
         """Blocks an SM that __launch_bounds__ asks for."""
-        if self.family == "row_norms_kernel":
+        if self.family in ("row_norms_kernel", "mask_kernel"):
             return 8
+        if self.family in ("gradient_kernel", "picks_kernel"):
+            return 6 if self.storage == "double" else 8
+        if self.family == "anchor_kernel":
+            return 4
+        if self.family == "product_kernel":
+            return 2
         if self.family == "tile_kernel":
             halves = self.storage in ("Half", "BFloat16")
-            few = self.engine == "kFma64" or (self.engine == "kFma32" and (self.long or halves))
+            few = self.engine in ("kFma64", "kAbsolute") or (
+                self.engine == "kFma32" and (self.long or halves)
+            )
             return 2 if few else 3
         if self.family != "rows_kernel":
             return 1
@@ -88,8 +96,11 @@ _FAMILY = re.compile(r"^_ZN8siamcuda4cuda\d+(\w+?_kernel)I")
 _FLAGS = re.compile(r"Lb([01])ELb([01])EEEv")
 _STORAGE = re.compile(r"(4HalfE|8BFloat16E|E+f|E+d|sf|sd)(?:Lb[01]ELb[01]E)?EEv")
 #: TileEngine of math/tiles.h, in its order.
-ENGINES = ("kFma32", "kFma64", "kMma16", "kTf32x3")
+ENGINES = ("kFma32", "kFma64", "kMma16", "kTf32x3", "kAbsolute")
 _TILE = re.compile(r"tile_kernelILNS_4math10TileEngineE(\d)E(NS\d?_\d+\w+?E|f|d)Lb([01])E")
+_PRODUCT = re.compile(
+    r"(?:product|gradient|picks|anchor)_kernelI(NS_4math\d+\w+?E|f|d)(?:Lb([01])E)?E"
+)
 _STORAGES = {"4HalfE": "Half", "8BFloat16E": "BFloat16", "f": "float", "d": "double"}
 
 
@@ -117,6 +128,9 @@ def describe(symbol: str) -> Kernel:
         storage = next(name for end, name in _STORAGES.items() if tile[2].endswith(end))
         engine = ENGINES[int(tile[1])]
         return Kernel(symbol, family, storage=storage, engine=engine, long=tile[3] == "1")
+    if product := _PRODUCT.search(symbol):
+        storage = next(name for end, name in _STORAGES.items() if product[1].endswith(end))
+        return Kernel(symbol, family, storage=storage, engine="signs" * int(product[2] or 0))
     if not family.startswith("rows_"):
         return Kernel(symbol, family)
     names = [name for name in _identifiers(symbol) if name not in ("siamcuda", "cuda", "math")]
@@ -143,6 +157,11 @@ FAMILIES = (
     "reduce_kernel",
     "tile_kernel",
     "row_norms_kernel",
+    "product_kernel",
+    "gradient_kernel",
+    "mask_kernel",
+    "anchor_kernel",
+    "picks_kernel",
     "capability_kernel",
 )
 #: Kernels that may have a stack frame, by (family, element, storage), and why. None needs one.
@@ -231,6 +250,8 @@ def code_complaints(arch: str, kernel: Kernel, code: Sequence[Instruction]) -> l
         found += _aligned(kernel, code) if kernel.aligned else _unaligned(code)
     if kernel.family == "tile_kernel":
         found += _tile(arch, kernel, code)
+    if kernel.family == "product_kernel" and kernel.engine != "signs":
+        found += _product(kernel, code)
     return [f"{arch} {kernel}: {text}" for text in found]
 
 
@@ -300,6 +321,10 @@ PRODUCTS = {
     "kMma16": ("HMMA", 32),
     "kTf32x3": ("HMMA", 48),
 }
+#: Of sums of |x - y|: a difference and an addition for each product.
+ABSOLUTE = {"float": ("FADD", 512), "double": ("DADD", 256)}
+#: Four terms of a product with weights, 8 x 8 outputs a thread, or 8 x 4 in double.
+WEIGHTED = {"float": ("FFMA", 256), "double": ("DFMA", 128)}
 MIN_SHARE = {"float": 0.85, "double": 0.8, "Half": 0.7, "BFloat16": 0.6}  # 16 bits are widened
 MMA_CYCLES = 8  # of sm_80's tensor cores, for m16n8k16 and for m16n8k8 in TF32
 STAGE_COPIES = 6  # chunks a thread copies for a stage
@@ -314,9 +339,28 @@ def has_body(arch: str, kernel: Kernel) -> bool:
     return kernel.storage not in WIDENED or not tensor_cores
 
 
+def products_of(kernel: Kernel) -> tuple[str, int]:
+    if kernel.family == "product_kernel":
+        return WEIGHTED.get(kernel.storage, WEIGHTED["float"])  # 16 bits are widened on the way in
+    return ABSOLUTE[kernel.storage] if kernel.engine == "kAbsolute" else PRODUCTS[kernel.engine]
+
+
+def _product(kernel: Kernel, code: Sequence[Instruction]) -> list[str]:
+    name, wanted = products_of(kernel)
+    loop = find_products(kernel, sass.loops(code))
+    if loop is None:
+        return [f"no loop of {wanted} {name}"]
+    share = wanted / sum(i.name != "NOP" for i in loop.own)
+    least = MIN_SHARE["double" if kernel.storage == "double" else "float"]
+    found = [] if share >= least else [f"{name} is {share:.0%} of the main loop, below {least:.0%}"]
+    if sass.narrower(loop.own, "LDS", ACCESS):
+        found.append("shared loads below 16 bytes in the main loop")
+    return found
+
+
 def find_products(kernel: Kernel, found: Sequence[Loop]) -> Loop | None:
     """The innermost loop that holds as many products as a step has."""
-    name, wanted = PRODUCTS[kernel.engine]
+    name, wanted = products_of(kernel)
     holding = [loop for loop in found if sass.count(loop.own, name) == wanted]
     return min(holding, key=lambda loop: len(loop.instructions), default=None)
 
@@ -324,7 +368,7 @@ def find_products(kernel: Kernel, found: Sequence[Loop]) -> Loop | None:
 def _tile(arch: str, kernel: Kernel, code: Sequence[Instruction]) -> list[str]:
     if not has_body(arch, kernel):
         return ["has a body"] if sass.count(code, "LDS", "LDSM", "STG") else []
-    name, wanted = PRODUCTS[kernel.engine]
+    name, wanted = products_of(kernel)
     loop = find_products(kernel, sass.loops(code))
     if loop is None:
         return [f"no loop of {wanted} {name}"]

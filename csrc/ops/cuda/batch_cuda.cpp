@@ -352,6 +352,158 @@ void run_pairs(const BatchLoss& loss, const BatchOptions& options, const BatchOp
   pass.counts.select(0, 0).fill_(static_cast<double>(valid));
 }
 
+// --- triplets ------------------------------------------------------------------------------------
+
+// Every distance of a panel of anchors is in memory: an anchor needs its whole row.
+void run_triplets(const BatchLoss& loss, const BatchOptions& options, const BatchOperands& operands,
+                  BatchPass& pass, const cuda::TileDevice& device, void* stream) {
+  const char* const name = loss.name.c_str();
+  const bool joined = !operands.ref_embeddings.defined();
+  LaunchMemory memory;
+  const Rows x(operands.embeddings.unsqueeze(0), memory, device, stream);
+  const Rows other(joined ? x.kept : operands.ref_embeddings.unsqueeze(0), memory, device, stream);
+  check_launch(name);
+  const DType dtype = dtype_of(x.kept.scalar_type());
+  const auto compute = x.norms.options();
+  const int64_t element = compute.dtype().itemsize(), dim = x.kept.size(2);
+  const int64_t rows = x.matrix.rows, columns = other.matrix.rows;
+  const bool dense = options.mining == Mining::kAll || options.mining == Mining::kSemihard;
+  const bool backward = pass.gradients[0] || pass.gradients[1];
+  for (int side = 0; side < 2; ++side) {
+    if (pass.gradients[side]) pass.gradient[side].zero_();
+  }
+  at::Tensor counts = at::zeros({rows, cuda::kAnchorCounts}, compute.dtype(at::kLong));
+  at::Tensor sums = at::zeros({rows, 2}, compute.dtype(at::kDouble));
+  if (rows > 0 && columns > 0) {
+    const int64_t fit = kPanelBytes / (columns * element);
+    const int64_t height = std::min(rows, std::max<int64_t>(fit >= 64 ? fit / 64 * 64 : fit, 1));
+    const bool weights_wanted = dense && backward && dim > 0;
+    const at::Tensor labels = long_labels(operands.labels);
+    const at::Tensor ref_labels = joined ? labels : long_labels(operands.ref_labels);
+    const int64_t self = joined ? 0 : operands.self >= 0 ? operands.self : kNobody;
+    const int64_t words = pieces(columns, 32);
+    const at::Tensor distances = at::empty({height * columns}, compute);
+    at::Tensor weights, mask, picked, picked_weights;
+    ProductScratch scratch;
+    memory.scratch(distances, "distances");
+    if (weights_wanted) {
+      weights = at::empty({height * columns}, compute);
+      mask = at::empty({height * words}, compute.dtype(at::kInt));
+      memory.scratch(weights, "weights");
+      memory.scratch(mask, "mask");
+      for (const int64_t h : {height, rows % height}) {
+        if (h == 0) continue;
+        if (pass.gradients[0]) scratch.reserve(1, h, columns, dim, false, compute);
+        if (joined || pass.gradients[1]) scratch.reserve(1, columns, h, dim, false, compute);
+      }
+      scratch.allocate(memory);
+    }
+    if (!dense) {
+      picked = at::empty({rows, 2}, compute.dtype(at::kLong));
+      picked_weights = at::empty({rows, 2}, compute);
+      memory.scratch(picked, "picks");
+      memory.scratch(picked_weights, "weights of picks");
+    }
+    for (int side = 0; side < 2; ++side) {
+      if (pass.gradients[side]) memory.changes(pass.gradient[side], "gradient");
+    }
+    memory.reads(labels, "labels");
+    memory.reads(ref_labels, "ref labels");
+    memory.reads(pass.upstream, "upstream");
+    memory.changes(pass.values, "values");
+    memory.changes(counts, "counts");
+    memory.changes(sums, "sums of distances");
+
+    for (int64_t i = 0; i < rows; i += height) {
+      const int64_t h = std::min(height, rows - i);
+      const cuda::TileArgs tiles{x.part(i, h), other.matrix, 1, dim};
+      cuda::launch_panel(tiles, dtype, distances.mutable_data_ptr(), device, stream);
+      cuda::AnchorArgs args{};
+      args.distances = distances.const_data_ptr();
+      args.weights = weights.defined() ? weights.mutable_data_ptr() : nullptr;
+      args.norms = tiles.x1.norms;
+      args.rows = h;
+      args.columns = columns;
+      args.row_labels = labels.const_data_ptr<int64_t>() + i;
+      args.column_labels = ref_labels.const_data_ptr<int64_t>();
+      args.self = self + i;
+      args.mining = static_cast<cuda::AnchorMining>(options.mining);
+      args.params = *static_cast<const math::TripletLoss::Params*>(options.params);
+      if (pass.upstream.defined()) {
+        args.upstream = static_cast<const char*>(pass.upstream.const_data_ptr()) + i * element;
+      }
+      args.values = pass.values.mutable_data_ptr<double>() + i;
+      args.counts = counts.mutable_data_ptr<int64_t>() + i * cuda::kAnchorCounts;
+      args.distance_sums = sums.mutable_data_ptr<double>() + 2 * i;
+      if (!dense) {
+        args.picked = picked.mutable_data_ptr<int64_t>() + 2 * i;
+        args.picked_weights =
+            static_cast<char*>(picked_weights.mutable_data_ptr()) + 2 * i * element;
+      }
+      cuda::launch_anchors(args, dtype, device, stream);
+      check_launch(name);
+      if (!weights_wanted) continue;
+
+      auto* const bits = reinterpret_cast<unsigned*>(mask.mutable_data_ptr<int>());
+      cuda::launch_mask({distances.const_data_ptr(), tiles.x1.norms, tiles.x2.norms, 1, h, columns,
+                         dim, bits, words},
+                        dtype, dtype_of(compute.dtype().toScalarType()), device, stream);
+      cuda::ProductArgs product{};
+      product.batch = 1;
+      product.dim = dim;
+      product.weights = weights.const_data_ptr();
+      product.mask = bits;
+      product.mask_words = words;
+      product.accumulate = true;
+      scratch.give(product);
+      if (pass.gradients[0]) {
+        product.x = tiles.x1;
+        product.y = tiles.x2;
+        product.spoilt = args.values;
+        product.out = static_cast<char*>(pass.gradient[0].mutable_data_ptr()) + i * dim * element;
+        cuda::launch_product(product, dtype, device, stream);
+      }
+      const int column_side = joined ? 0 : 1;
+      if (pass.gradients[column_side]) {
+        product.x = tiles.x2;
+        product.y = tiles.x1;
+        product.transposed = true;
+        product.spoilt = nullptr;
+        product.out = pass.gradient[column_side].mutable_data_ptr();
+        cuda::launch_product(product, dtype, device, stream);
+      }
+      check_launch(name);
+    }
+    for (int side = 0; !dense && side < 2; ++side) {
+      if (!pass.gradients[side]) continue;
+      cuda::PicksArgs picks{};
+      picks.own = side == 0 ? x.matrix : other.matrix;
+      picks.other = side == 0 ? other.matrix : x.matrix;
+      picks.dim = dim;
+      picks.of_anchors = side == 0;
+      picks.of_columns = side == 1 || joined;
+      picks.anchors = rows;
+      picks.picked = picked.const_data_ptr<int64_t>();
+      picks.picked_weights = picked_weights.const_data_ptr();
+      picks.spoilt = side == 0 ? pass.values.const_data_ptr<double>() : nullptr;
+      picks.out = pass.gradient[side].mutable_data_ptr();
+      cuda::launch_picks(picks, dtype, device, stream);
+      check_launch(name);
+    }
+  }
+  const at::Tensor all = counts.sum(0);
+  // As finish() reads them: active, collapsed, then how many positives and negatives were added up.
+  finish(pass, at::cat({all.narrow(0, 1, 3), all.narrow(0, 3, 1)}), sums.sum(0), 1.0);
+  pass.counts.select(0, 0).copy_(all.select(0, 0));
+}
+
+static_assert(static_cast<int>(Mining::kAll) == static_cast<int>(cuda::AnchorMining::kAll) &&
+              static_cast<int>(Mining::kHard) == static_cast<int>(cuda::AnchorMining::kHard) &&
+              static_cast<int>(Mining::kSemihard) ==
+                  static_cast<int>(cuda::AnchorMining::kSemihard) &&
+              static_cast<int>(Mining::kEasyPositive) ==
+                  static_cast<int>(cuda::AnchorMining::kEasyPositive));
+
 void run_cuda(const BatchLoss& loss, const BatchOptions& options, const BatchOperands& operands,
               BatchPass& pass) {
   const at::Tensor& x = operands.embeddings;
@@ -362,9 +514,11 @@ void run_cuda(const BatchLoss& loss, const BatchOptions& options, const BatchOpe
     const at::Tensor& of = side == 0 ? x : operands.ref_embeddings;
     pass.gradient[side] = at::empty(of.sizes(), of.options().dtype(compute_type(of.scalar_type())));
   }
-  TORCH_CHECK_NOT_IMPLEMENTED(loss.formula != nullptr, loss.name,
-                              ": has no CUDA kernels yet; use it on CPU tensors");
-  run_pairs(loss, options, operands, pass, device_in_use(), current_stream());
+  if (loss.formula != nullptr) {
+    run_pairs(loss, options, operands, pass, device_in_use(), current_stream());
+  } else {
+    run_triplets(loss, options, operands, pass, device_in_use(), current_stream());
+  }
 }
 
 }  // namespace

@@ -57,6 +57,37 @@ def run(case: Any, cases: Any, shape: tuple[int, ...], dtype: torch.dtype, devic
             cases.assert_close(gradient, slope, case, shape[-1], "gradient", scale)
 
 
+#: (rows, columns, ref rows): one tile and less, edges of tiles, several tiles, D beyond a stage.
+BATCHES = ((1, 4, None), (30, 17, None), (130, 128, 70), (70, 300, 130))
+
+
+def run_batch(
+    case: Any, rows: int, columns: int, refs: int | None, dtype: torch.dtype, device: str
+) -> None:
+    """One loss over a batch at one size, forward, backward and with statistics.
+
+    Raises:
+        AssertionError: a result is not what the reference gives.
+    """
+    x, y = case.make(rows, columns, dtype, refs)
+    here = [t.detach().to(device).requires_grad_() for t in x]
+    labels = [t.to(device) for t in y]
+    wide = [t.detach().double().requires_grad_() for t in x]
+    for reduction in ("none", "mean", "mean_active"):
+        loss = case.call(case.function, here, labels, reduction=reduction)
+        gradients = torch.autograd.grad(loss, here, torch.ones_like(loss))
+        exact = case.call(case.reference, wide, y, reduction=reduction)
+        wanted = torch.autograd.grad(exact, wide, torch.ones_like(exact))
+        pairs = zip((loss, *gradients), (exact, *wanted), strict=True)
+        for got, want in pairs:
+            exact_value = want.detach()
+            scale = float(exact_value.abs().max()) if want.numel() else 0.0
+            error = (got.detach().cpu().double() - exact_value).abs()
+            bound = {torch.float64: 1e-9, torch.float32: 1e-3}.get(dtype, 3e-2) * scale + 1e-12
+            assert not error.numel() or float(error.max()) <= bound, (case.id, rows, columns, dtype)
+    case.call(case.function, here, labels, return_stats=True)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cuda")
@@ -69,9 +100,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for dtype in DTYPES:
                 run(case, cases, (*leading, columns), dtype, device)
                 count += 1
+    for case in cases.BATCH_CASES:
+        for rows, columns, refs in BATCHES:
+            for dtype in DTYPES:
+                run_batch(case, rows, columns, refs, dtype, device)
+                count += 1
     if device.startswith("cuda"):
         torch.cuda.synchronize()
-    print(f"{count} cases of {len(cases.ONE_EACH)} operators on {device}")
+    names = {case.name for case in (*cases.ONE_EACH, *cases.BATCH_CASES)}
+    print(f"{count} cases of {len(names)} operators on {device}")
     return 0
 
 

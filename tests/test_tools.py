@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import ONE_EACH
+from cases import BATCH_CASES, ONE_EACH
 
 ROOT = Path(__file__).resolve().parents[1]
 README = "# name\n\n<!-- hardware:begin -->\nold\n<!-- hardware:end -->\ntail\n"
@@ -190,4 +190,5 @@ def test_committed_readme_is_current(tool: ModuleType) -> None:
 def test_driver_runs_every_operator(capsys: pytest.CaptureFixture[str]) -> None:
     driver = load("gpu_driver")
     assert driver.main(["--device", "cpu"]) == 0
-    assert f"of {len(ONE_EACH)} operators on cpu" in capsys.readouterr().out
+    names = {case.name for case in (*ONE_EACH, *BATCH_CASES)}
+    assert f"of {len(names)} operators on cpu" in capsys.readouterr().out

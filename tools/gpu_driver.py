@@ -57,8 +57,8 @@ def run(case: Any, cases: Any, shape: tuple[int, ...], dtype: torch.dtype, devic
             cases.assert_close(gradient, slope, case, shape[-1], "gradient", scale)
 
 
-#: (rows, columns, ref rows): one tile and less, edges of tiles, several tiles, D beyond a stage.
-BATCHES = ((1, 4, None), (30, 17, None), (130, 128, 70), (70, 300, 130))
+#: (rows, columns, ref rows): less than a tile, edges of several tiles, D beyond a stage.
+BATCHES = ((1, 4, None), (30, 17, None), (66, 130, 40), (20, 33, 130))
 
 
 def run_batch(
@@ -95,19 +95,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.path.insert(0, str(ROOT / "tests"))
     cases = importlib.import_module("cases")
     count = 0
+    # softplus changes a formula, not a kernel's accesses: once is enough.
+    batch_cases = [c for c in cases.BATCH_CASES if not c.options.get("soft")]
+    batch_cases += [c for c in cases.BATCH_CASES if c.options.get("soft")][:1]
     for case in cases.ONE_EACH:
         for leading, columns in SHAPES:
             for dtype in DTYPES:
                 run(case, cases, (*leading, columns), dtype, device)
                 count += 1
-    for case in cases.BATCH_CASES:
+    for case in batch_cases:
         for rows, columns, refs in BATCHES:
             for dtype in DTYPES:
                 run_batch(case, rows, columns, refs, dtype, device)
                 count += 1
     if device.startswith("cuda"):
         torch.cuda.synchronize()
-    names = {case.name for case in (*cases.ONE_EACH, *cases.BATCH_CASES)}
+    names = {case.name for case in (*cases.ONE_EACH, *batch_cases)}
     print(f"{count} cases of {len(names)} operators on {device}")
     return 0
 

@@ -231,7 +231,7 @@ void product_kernel(const ProductArgs args, const ProductLaunch launch,
   constexpr int kDepth = kProductDepth<C>;
   constexpr int kWeightsOfStage = kDepth * kWeightStep;
   constexpr int kDims = kProductDims<C, kSigns>, kValuesOfStage = kDepth * kDims;
-  constexpr int kTerms = kSigns && sizeof(C) == 8 ? 2 : 4;
+  constexpr int kTerms = kSigns && sizeof(C) == 8 ? 1 : 4;
   SIAM_SHARED(C, weights, 2 * kWeightsOfStage);
   SIAM_SHARED(C, values, 2 * kValuesOfStage);
   SIAM_SHARED(double, halves, kProductRows);

@@ -66,6 +66,8 @@ def _task(name: str, options: dict[str, Any], rows: int, per_class: int) -> Task
         own = {**peer.options, **peer.ours}
         if peer.op != name or any(own.get(k) != v for k, v in options.items()):
             continue
+        if own.get("soft", False) != options.get("soft", False):
+            continue
         if (peer.equal_classes and not per_class) or (
             peer.variant in ("cube", "all triplets", "kept triplets", "batch all")
             and rows**3 > CUBE

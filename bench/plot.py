@@ -213,6 +213,9 @@ def batch_scaling(rows: Sequence[Row], path: Path) -> bool:
                         [b for b, _ in points], values, marker="o", markersize=4,
                         color=COLOURS[peer], label=NAMES.get(peer, peer),
                     )  # fmt: skip
+            sizes = sorted({b for points in found.values() for b in points})
+            ax.set_xticks(sizes, [str(b) for b in sizes])
+            ax.set_xticks([], minor=True)
             ax.grid(True, which="major", color="#e5e7eb", linewidth=0.6)
             ax.set_axisbelow(True)
             ax.spines[["top", "right"]].set_visible(False)

@@ -168,15 +168,15 @@ def number(row: Mapping[str, str], column: str) -> float | None:
 
 
 def latest(rows: Sequence[dict[str, str]], suite: str | None = None) -> list[dict[str, str]]:
-    """The newest measurement of each case at the commit and build that its suite ended with.
+    """The newest measurement of each case with the build that its suite ended with.
 
-    An old figure never stands beside a new one: of a suite only one commit and build is shown.
+    An old figure never stands beside a new one: of a suite one build of the extension is shown.
     """
     chosen = [row for row in rows if suite is None or row["suite"] in (suite, "limits")]
-    source = {row["suite"]: (row.get("commit"), row.get("build")) for row in chosen}
+    source = {row["suite"]: row.get("build") for row in chosen}
     newest: dict[tuple[str, ...], dict[str, str]] = {}
     for row in chosen:
-        if (row.get("commit"), row.get("build")) == source[row["suite"]]:
+        if row.get("build") == source[row["suite"]]:
             key = tuple(row[name] for name in KEY)
             newest.pop(key, None)
             newest[key] = row

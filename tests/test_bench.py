@@ -168,9 +168,9 @@ def test_a_file_that_is_none_of_ours_is_refused(tmp_path: Path) -> None:
         results.read(path)
 
 
-def test_latest_shows_one_commit_and_the_newest_of_each() -> None:
+def test_latest_shows_one_build_and_the_newest_of_each() -> None:
     rows = [
-        _row(commit="old", date="1"), _row(case="gone", commit="old", date="1"),
+        _row(build="old", date="1"), _row(case="gone", build="old", date="1"),
         _row(date="2"), _row(case="z", date="2"), _row(date="3"),
     ]  # fmt: skip
     rows = [{name: str(value) for name, value in row.items()} for row in rows]

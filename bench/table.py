@@ -241,6 +241,8 @@ def _large(rows: Sequence[Row]) -> str:
         for r in rows
         if r["suite"] == "large"
     ]  # fmt: skip
+    if not lines:
+        return "Not recorded yet."
     return _markdown(
         ("loss", "rows", "threads", "forward and backward", "MiB beyond inputs and gradient"), lines
     )

@@ -5,6 +5,7 @@
 #include "cpu/rescue.inl"
 #include "cpu/pairs.inl"
 #include "cpu/distances.inl"
+#include "cpu/mining.inl"
 #include "cpu/triplets.inl"
 // clang-format on
 

@@ -13,8 +13,10 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from bench import harness, results
+from bench.results import BenchError
 
 SUITE = "large"
 COLUMNS = 128
@@ -52,6 +54,20 @@ print(json.dumps([float(loss), seconds, (after - before) / 1024 - gradient]))
 """
 
 
+def measure(
+    name: str, options: dict[str, Any], rows: int, columns: int, threads: int
+) -> tuple[float, float, float]:
+    """Loss, seconds, and MiB beyond inputs and gradient, of one step in a process of its own."""
+    task = json.dumps([name, options, rows, columns, threads])
+    done = subprocess.run(
+        [sys.executable, "-c", WORKER, task], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise BenchError(f"{name} failed: {' '.join(done.stderr.strip().splitlines()[-1:])}")
+    loss, seconds, extra = json.loads(done.stdout)
+    return loss, seconds, extra
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs every loss once; returns 1 if one failed."""
     parser = argparse.ArgumentParser(prog="python -m bench.large", description=__doc__)
@@ -61,15 +77,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     failures = 0
     for title, (name, keywords) in LOSSES.items():
-        task = json.dumps([name, keywords, options.rows, COLUMNS, options.threads])
-        done = subprocess.run(
-            [sys.executable, "-c", WORKER, task], capture_output=True, text=True, check=False
-        )
-        if done.returncode != 0:
+        try:
+            loss, seconds, extra = measure(name, keywords, options.rows, COLUMNS, options.threads)
+        except BenchError as error:
             failures += 1
-            print(f"{title}: failed: {done.stderr.strip().splitlines()[-1:]}")
+            print(error)
             continue
-        loss, seconds, extra = json.loads(done.stdout)
         print(f"{title} {options.rows}x{COLUMNS}: {seconds:.2f} s, {extra:.0f} MiB, loss {loss:g}")
         row = {
             "suite": SUITE, "case": f"{title} autograd {options.rows}x{COLUMNS}", "op": title,

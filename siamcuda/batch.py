@@ -7,8 +7,10 @@ memory bank, say) every row meets every ref row, positives and negatives come fr
 nothing is excluded; gradients flow to both.
 
 Nothing of size B×B is allocated, forward or backward: at most one more array of the size of the
-embeddings and a bounded workspace. The one exception is a second derivative (``create_graph=True``,
-gradgradcheck), which plain PyTorch operators compute from a B×B matrix of distances.
+embeddings and a bounded workspace; for triplets a second array, where the rows have to be copied
+(half precision, strided or non-finite rows, D no multiple of 32). The one exception is a second
+derivative (``create_graph=True``, gradgradcheck), which plain PyTorch operators compute from a B×B
+matrix of distances.
 
 A batch without terms (no rows, one row, one class only) has loss 0 and gradient 0. A row that
 holds NaN makes the loss of its own anchor NaN, and is no positive, negative or partner of another.

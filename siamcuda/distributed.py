@@ -478,8 +478,7 @@ class _Call:
         if self.reduction == "sum":
             return one
         if self.reduction == "mean_active":
-            # A pair was met from both ends.
-            return torch.maximum(active / 2 if self.pairs else active, one)
+            return torch.maximum(active, one)
         return torch.maximum(one * (rows * (rows - 1) / 2) if self.pairs else terms, one)
 
     def gradient(

@@ -229,8 +229,7 @@ def _pairs(batch: Batch, genuine: Tensor, impostor: Tensor, reduction: str) -> T
     values = torch.where(batch.genuine, genuine, torch.where(batch.impostor, impostor, zero))
     anchors = batch.share * values.sum(1)
     spoilt = batch.poison(anchors, batch.met.any(1))
-    halves = 0.5 if batch.joined else 1.0
-    terms, active = halves * batch.met.sum(), halves * (values != 0).sum()
+    terms, active = batch.share * batch.met.sum(), batch.share * (values != 0).sum()
     return finish(spoilt, terms, active, reduction)
 
 

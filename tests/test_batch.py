@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import subprocess
 import sys
 
 import numpy as np
@@ -13,6 +12,7 @@ from cases import BATCH_CASES, ROUNDING, BatchCase
 from torch import Tensor
 
 import siamcuda
+from bench import large
 from siamcuda import reference
 
 REDUCTIONS = ("none", "sum", "mean", "mean_active")
@@ -564,28 +564,29 @@ def test_bad_input_of_cdist():
         siamcuda.squared_cdist(torch.randn(2, 3, 4), torch.randn(3, 3, 4))
 
 
-MEMORY = """
-import resource, sys, torch, siamcuda
-torch.set_num_threads(2)
-name, rows, options = sys.argv[1], int(sys.argv[2]), eval(sys.argv[3])
-x = torch.randn(rows, 8, requires_grad=True)
-y = torch.arange(rows) // 8
-getattr(siamcuda, name)(x[:64], y[:64], **options).backward()
-x.grad = None
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-getattr(siamcuda, name)(x, y, **options).backward()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-"""
-
-
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
+@pytest.mark.parametrize("columns", [8, 128])
 @pytest.mark.parametrize(
     "case", [c for c in ONE_EACH if c not in TRIPLETS] + TRIPLETS[::4], ids=lambda c: c.id
 )
-def test_promise_8_memory(case):
-    """B = 16384: B×B floats would be 1 GiB."""
-    found = subprocess.run(
-        [sys.executable, "-c", MEMORY, case.name, "16384", repr(case.options)],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    extra = int(found.stdout) / 1024 - 16384 * 8 * 4 * 2 / 2**20
-    assert extra < 64, f"{extra:.0f} MiB"
+def test_promise_8_memory(case, columns):
+    """B = 16384, whose B×B floats would be 1 GiB: one more array, and 64 MiB."""
+    _, _, extra = large.measure(case.name, case.options, 16384, columns, 2)
+    assert extra < 64 + 16384 * columns * 4 / 2**20
+
+
+@pytest.mark.parametrize("case", ONE_EACH, ids=lambda c: c.name)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_a_batch_as_its_own_ref(case, reduction, level):
+    """With self_offset a row does not meet itself in ref: the same loss, the same counts."""
+    (x,), (y,) = case.make(13, 6, torch.float32)
+    plain = x.detach()
+    operator = getattr(siamcuda._ops.namespace, case.name)
+    statistics = getattr(siamcuda._ops.namespace, case.name + "_stats")
+    expected = operator(plain, y, **case.options, reduction=reduction)
+    found = operator(plain, y, plain, y, **case.options, self_offset=0, reduction=reduction)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(
+        statistics(plain, y, plain, y, **case.options, self_offset=0),
+        statistics(plain, y, **case.options),
+    )

@@ -68,9 +68,6 @@ struct DistanceTask {
   C* gradient;         // [rows, D]
 };
 
-// Mining over a batch: which triplets count.
-enum class Mining : int32_t { kAll, kHard, kSemihard, kEasyPositive };
-
 // One end of a mined pair: the row at the other end.
 template <class C>
 struct Pick {

@@ -31,8 +31,9 @@ struct Packed {
   int64_t first;    // row of the matrix that comes first
   int64_t count;    // rows
   C* panels;        // [⌈count / panel_columns⌉][D][panel_columns], zeros behind
-  C* rows;          // [count rounded up to panel_columns][padded], zeros behind and for rows that
-                    // are not finite
+  C* copy;          // [count rounded up to panel_columns][padded], zeros behind and for rows that
+                    // are not finite; or null, if the matrix itself has such rows
+  const C* rows;    // `copy`, or the matrix's own rows: as far as `count`
   C* norms;         // [count rounded up] Σx², NaN or inf for rows that are not finite
   uint8_t* finite;  // [count rounded up]
   // bfloat16 alone, where the CPU has VDPBF16PS, else null: two elements of a column side by side,

@@ -130,22 +130,25 @@ void pack_columns(const Matrix& m, const TileGeometry& g, const Packed<C>& out, 
     C* panel = out.panels + p * m.columns * kWide;
     for (int c = 0; c < kWide; ++c) {
       const int64_t at = p * kWide + c;
-      C* row = out.rows + at * g.padded;
-      std::memset(static_cast<void*>(row), 0, sizeof(C) * g.padded);
+      C* const copy = out.copy ? out.copy + at * g.padded : nullptr;
+      const C* const row = out.rows + at * g.padded;
+      if (copy) std::memset(static_cast<void*>(copy), 0, sizeof(C) * g.padded);
       out.norms[at] = 0;
       out.finite[at] = 1;
       if (at < out.count) {
-        widen_row(m, out.first + at, row);
+        if (copy) widen_row(m, out.first + at, copy);
         out.norms[at] = static_cast<C>(squared_norm(row, m.columns));
         if (!all_finite(row, m.columns)) {
-          // The norm sends its pairs to the slow path; its zeros keep it out of every product.
+          // The norm sends its pairs to the slow path; its zeros keep it out of every product. Rows
+          // without a copy are packed again with one.
           out.norms[at] = std::numeric_limits<C>::quiet_NaN();
           out.finite[at] = 0;
-          std::memset(static_cast<void*>(row), 0, sizeof(C) * g.padded);
+          if (copy) std::memset(static_cast<void*>(copy), 0, sizeof(C) * g.padded);
         }
       }
     }
     const C* rows = out.rows + p * kWide * g.padded;
+    const int here = static_cast<int>(std::min<int64_t>(kWide, out.count - p * kWide));
     if (out.pairs) {
       const int64_t depth = (m.columns + 1) / 2;
       for (int64_t k = 0; k < depth; ++k) {
@@ -155,8 +158,14 @@ void pack_columns(const Matrix& m, const TileGeometry& g, const Packed<C>& out, 
       }
     }
     for (int64_t k = 0; k < m.columns; ++k) {
+      if (here == kWide) {
 #pragma GCC unroll 32
-      for (int c = 0; c < kWide; ++c) panel[k * kWide + c] = rows[c * g.padded + k];
+        for (int c = 0; c < kWide; ++c) panel[k * kWide + c] = rows[c * g.padded + k];
+      } else {
+        for (int c = 0; c < kWide; ++c) {
+          panel[k * kWide + c] = c < here ? rows[c * g.padded + k] : C(0);
+        }
+      }
     }
   }
 }

@@ -168,7 +168,6 @@ void launch_panel(const TileArgs& tiles, DType dtype, void* out, TileDevice devi
 
 // --- triplets ------------------------------------------------------------------------------------
 
-enum class AnchorMining : int32_t { kAll, kHard, kSemihard, kEasyPositive };
 constexpr int kAnchorCounts = 4;  // terms, active, collapsed, terms whose distances are added up
 
 // A panel of anchors with all their distances. Weights for mining all and semihard, picks for the
@@ -182,7 +181,7 @@ struct AnchorArgs {
   const int64_t* row_labels;     // [rows]
   const int64_t* column_labels;  // [columns]
   int64_t self;                  // row r is column r + self; far from every column if none is
-  AnchorMining mining;
+  Mining mining;
   math::TripletLoss::Params params;
   const void* upstream;   // [rows], or null: 1
   double* values;         // [rows]

@@ -368,9 +368,8 @@ struct AnchorRow {
   }
 
   SIAM_DEVICE void run() {
-    const bool mined =
-        args.mining == AnchorMining::kHard || args.mining == AnchorMining::kEasyPositive;
-    const bool hard = args.mining == AnchorMining::kHard;
+    const bool mined = args.mining == Mining::kHard || args.mining == Mining::kEasyPositive;
+    const bool hard = args.mining == Mining::kHard;
     double same = 0, positives = 0, negatives = 0, zeros = 0, infinite = 0;
     double of_positives = 0, of_negatives = 0;
     Best<C> positive{C(0), -1}, near{C(0), -1}, far{C(0), -1};
@@ -399,8 +398,8 @@ struct AnchorRow {
       const bool self = row + args.self >= 0 && row + args.self < args.columns;
       const double left = same - self, others = static_cast<double>(args.columns) - same;
       double terms = left > 0 && others > 0 ? 1 : 0;
-      if (args.mining == AnchorMining::kSemihard) terms *= left;
-      if (args.mining == AnchorMining::kAll) terms *= left * others;
+      if (args.mining == Mining::kSemihard) terms *= left;
+      if (args.mining == Mining::kAll) terms *= left * others;
       if (thread == 0 && terms > 0) {
         value = norm;
         active = terms;
@@ -412,11 +411,11 @@ struct AnchorRow {
 
     positives = all(positives);
     negatives = all(negatives);
-    const double terms = args.mining == AnchorMining::kAll ? positives * negatives
-                         : negatives > 0                   ? positives
-                                                           : 0;
+    const double terms = args.mining == Mining::kAll ? positives * negatives
+                         : negatives > 0             ? positives
+                                                     : 0;
     if (terms == 0) return finish(0, 0);
-    const bool semihard_wanted = args.mining == AnchorMining::kSemihard;
+    const bool semihard_wanted = args.mining == Mining::kSemihard;
     const bool soft_wanted = args.params.soft;
     const Best<C> farthest = all(far, true);
     int infinite_keys = 0;

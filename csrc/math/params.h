@@ -26,6 +26,9 @@ enum class LabelType : int32_t {
 // What a label means after similar_label was applied.
 enum class Label : int32_t { kGenuine = 0, kImpostor = 1, kInvalid = 2 };
 
+// Which triplets of a batch count.
+enum class Mining : int32_t { kAll, kHard, kSemihard, kEasyPositive };
+
 constexpr int kMaxInputs = 3;
 constexpr int kMaxRowDims = 4;
 

@@ -3,23 +3,15 @@
 
 #include <ATen/Functions.h>
 
-#include <sstream>
+#include "ops/tensors.h"
 
 namespace siamcuda::ops {
 
 namespace {
 
-std::string describe(const at::Tensor& t) {
-  std::ostringstream text;
-  text << t.scalar_type() << " tensor of shape " << t.sym_sizes() << " on " << t.device();
-  return text.str();
-}
-
 void check_rows(const std::string& name, const char* argument, const at::Tensor& x) {
-  const at::ScalarType type = x.scalar_type();
-  TORCH_CHECK_TYPE(
-      type == at::kHalf || type == at::kBFloat16 || type == at::kFloat || type == at::kDouble, name,
-      ": ", argument, " must be float16, bfloat16, float32 or float64, got ", describe(x));
+  TORCH_CHECK_TYPE(is_supported_dtype(x.scalar_type()), name, ": ", argument,
+                   " must be float16, bfloat16, float32 or float64, got ", describe(x));
   TORCH_CHECK_TYPE(x.layout() == at::kStrided, name, ": ", argument,
                    " must be a dense tensor, got layout ", x.layout());
   TORCH_CHECK_VALUE(x.dim() == 2, name, ": ", argument, " must have shape (B, D), got ",

@@ -14,8 +14,6 @@
 
 namespace siamcuda::ops {
 
-using cpu::Mining;
-
 // One loss over pairs or triplets; its parameters are erased to a pointer that its kernels read.
 struct BatchLoss {
   std::string name;

@@ -7,12 +7,12 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <array>
-#include <sstream>
 #include <string>
 #include <vector>
 
 #include "ops/batch.h"
 #include "ops/loss_op.h"
+#include "ops/tensors.h"
 
 namespace siamcuda::ops {
 
@@ -21,21 +21,13 @@ namespace {
 constexpr const char* kName = "squared_cdist";
 using PairMask = std::array<bool, 2>;
 
-std::string describe(const Tensor& t) {
-  std::ostringstream text;
-  text << t.scalar_type() << " tensor of shape " << t.sym_sizes() << " on " << t.device();
-  return text.str();
-}
-
 void check(const Tensor& x1, const Tensor& x2) {
   const Tensor* both[] = {&x1, &x2};
   const char* names[] = {"x1", "x2"};
   for (int j = 0; j < 2; ++j) {
     const Tensor& x = *both[j];
-    const at::ScalarType type = x.scalar_type();
-    TORCH_CHECK_TYPE(
-        type == at::kHalf || type == at::kBFloat16 || type == at::kFloat || type == at::kDouble,
-        kName, ": ", names[j], " must be float16, bfloat16, float32 or float64, got ", describe(x));
+    TORCH_CHECK_TYPE(is_supported_dtype(x.scalar_type()), kName, ": ", names[j],
+                     " must be float16, bfloat16, float32 or float64, got ", describe(x));
     TORCH_CHECK_TYPE(x.layout() == at::kStrided, kName, ": ", names[j],
                      " must be a dense tensor, got layout ", x.layout());
     TORCH_CHECK_VALUE(x.dim() >= 2, kName, ": ", names[j], " must have shape (..., rows, D), got ",

@@ -4,30 +4,11 @@
 #include <ATen/ExpandUtils.h>
 #include <ATen/Functions.h>
 
-#include <sstream>
+#include "ops/tensors.h"
 
 namespace siamcuda::ops {
 
 namespace {
-
-std::string describe(const at::Tensor& t) {
-  std::ostringstream text;
-  text << t.scalar_type() << " tensor of shape " << t.sym_sizes() << " on " << t.device();
-  return text.str();
-}
-
-DType dtype_of(at::ScalarType type) {
-  switch (type) {
-    case at::kHalf: return DType::kFloat16;
-    case at::kBFloat16: return DType::kBFloat16;
-    case at::kFloat: return DType::kFloat32;
-    default: return DType::kFloat64;
-  }
-}
-
-bool is_supported_dtype(at::ScalarType type) {
-  return type == at::kHalf || type == at::kBFloat16 || type == at::kFloat || type == at::kDouble;
-}
 
 bool is_label_dtype(at::ScalarType type) {
   switch (type) {

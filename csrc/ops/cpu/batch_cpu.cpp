@@ -7,6 +7,7 @@
 #include <memory>
 #include <new>
 #include <numeric>
+#include <optional>
 #include <vector>
 
 #include "cpu/dispatch.h"
@@ -14,6 +15,7 @@
 #include "ops/cdist.h"
 #include "ops/cpu/level.h"
 #include "ops/rows.h"
+#include "ops/tensors.h"
 
 namespace siamcuda::ops {
 
@@ -43,15 +45,6 @@ class Buffer {
  private:
   T* data_;
 };
-
-DType dtype_of(at::ScalarType type) {
-  switch (type) {
-    case at::kHalf: return DType::kFloat16;
-    case at::kBFloat16: return DType::kBFloat16;
-    case at::kFloat: return DType::kFloat32;
-    default: return DType::kFloat64;
-  }
-}
 
 // A tensor [rows, columns] as the kernels read it; `kept` holds the copy, if one was needed.
 cpu::Matrix matrix_of(const at::Tensor& t, at::Tensor& kept) {
@@ -103,7 +96,10 @@ Classes classes_of(const at::Tensor& labels, const at::Tensor& ref_labels) {
 
 template <class C>
 struct PackedColumns {
-  Buffer<C> panels, rows, norms;
+  Buffer<C> panels, norms;
+  // A copy of the rows, unless the tensor's own have the right type and step and are all finite.
+  std::optional<Buffer<C>> rows;
+  int64_t rows_size;
   Buffer<uint8_t> finite;
   Buffer<uint32_t> pairs;
   const bool paired;
@@ -111,8 +107,8 @@ struct PackedColumns {
 
   PackedColumns(const cpu::TileGeometry& g, int64_t columns, int64_t capacity, DType dtype)
       : panels(round_up(capacity, g.panel_columns) * columns),
-        rows(round_up(capacity, g.panel_columns) * g.padded),
         norms(round_up(capacity, g.panel_columns)),
+        rows_size(round_up(capacity, g.panel_columns) * g.padded),
         finite(round_up(capacity, g.panel_columns)),
         pairs(makes_pairs(dtype) ? round_up(capacity, g.panel_columns) * ((columns + 1) / 2) : 0),
         paired(makes_pairs(dtype)) {}
@@ -123,10 +119,23 @@ struct PackedColumns {
 
   void fill(const Level<C>& level, const cpu::TileGeometry& g, const cpu::Matrix& m, int64_t first,
             int64_t count) {
+    const bool same = m.dtype == (sizeof(C) == 8 ? DType::kFloat64 : DType::kFloat32) &&
+                      m.columns == g.padded && (m.step == m.columns || count == 1);
+    pack(level, g, m, first, count, same);
+    if (same && std::find(packed.finite, packed.finite + count, 0) != packed.finite + count) {
+      pack(level, g, m, first, count, false);
+    }
+  }
+
+ private:
+  void pack(const Level<C>& level, const cpu::TileGeometry& g, const cpu::Matrix& m, int64_t first,
+            int64_t count, bool borrow) {
+    if (!borrow && !rows) rows.emplace(rows_size);
     packed = {first,
               count,
               panels.data(),
-              rows.data(),
+              borrow ? nullptr : rows->data(),
+              borrow ? static_cast<const C*>(m.data) + first * m.step : rows->data(),
               norms.data(),
               finite.data(),
               paired ? pairs.data() : nullptr};
@@ -143,9 +152,10 @@ int64_t grain_of(const cpu::TileGeometry& g, int64_t columns, int64_t others) {
   return std::max<int64_t>(1, (int64_t{1} << 20) / work);
 }
 
-template <class C, class Run>
-void each_chunk(const Level<C>& level, const cpu::Matrix& x, const cpu::Matrix& ref,
-                const Run& run) {
+// Runs a task for every chunk of its columns, each over all panels of its rows.
+template <class C, class Task, class Run>
+void each_chunk(const Level<C>& level, const Task& whole, const Run& run) {
+  const cpu::Matrix &x = whole.x, &ref = whole.ref;
   const cpu::TileGeometry g = level.tile_geometry(x.columns);
   const int64_t bytes = sizeof(C) * (g.padded + x.columns + 1);
   const int64_t capacity =
@@ -156,9 +166,12 @@ void each_chunk(const Level<C>& level, const cpu::Matrix& x, const cpu::Matrix& 
   for (int64_t first = 0; first < std::max<int64_t>(ref.rows, 1); first += capacity) {
     const int64_t count = std::min(capacity, ref.rows - first);
     chunk.fill(level, g, ref, first, count);
-    at::parallel_for(0, panels, grain_of(g, x.columns, count), [&](int64_t begin, int64_t end) {
-      run(chunk.packed, first == 0, first + capacity >= ref.rows, begin, end);
-    });
+    Task task = whole;
+    task.chunk = chunk.packed;
+    task.first_chunk = first == 0;
+    task.last_chunk = first + capacity >= ref.rows;
+    at::parallel_for(0, panels, grain_of(g, x.columns, count),
+                     [&](int64_t begin, int64_t end) { run(task, begin, end); });
   }
 }
 
@@ -167,8 +180,7 @@ const C* upstream_of(const BatchPass& pass) {
   return pass.upstream.defined() ? pass.upstream.const_data_ptr<C>() : nullptr;
 }
 
-void finish(const BatchOperands& operands, BatchPass& pass, const std::vector<cpu::BatchStats>& all,
-            double share, int64_t valid) {
+void finish(BatchPass& pass, const std::vector<cpu::BatchStats>& all, double share, double valid) {
   double total = 0;
   const double* values = pass.values.const_data_ptr<double>();
   for (int64_t i = 0; i < pass.values.numel(); ++i) total += values[i];
@@ -184,7 +196,7 @@ void finish(const BatchOperands& operands, BatchPass& pass, const std::vector<cp
   }
   pass.counts = at::empty({5}, pass.values.options());
   double* counts = pass.counts.mutable_data_ptr<double>();
-  counts[0] = static_cast<double>(valid);
+  counts[0] = valid;
   counts[1] = share * static_cast<double>(sum.active);
   counts[2] = share * static_cast<double>(sum.collapsed);
   counts[3] = sum.positive_distance / std::max<double>(1, static_cast<double>(sum.positives));
@@ -236,15 +248,7 @@ void run_pairs(const BatchLoss& loss, const BatchOptions& options, const BatchOp
   task.stats = pass.want_stats ? stats.data() : nullptr;
   task.gradient =
       pass.gradients[0] ? static_cast<C*>(pass.gradient[0].mutable_data_ptr()) : nullptr;
-  each_chunk<C>(
-      level, x, ref,
-      [&](const cpu::Packed<C>& chunk, bool first, bool last, int64_t begin, int64_t end) {
-        cpu::PairTask<C> part = task;
-        part.chunk = chunk;
-        part.first_chunk = first;
-        part.last_chunk = last;
-        run(part, begin, end);
-      });
+  each_chunk(level, task, run);
 
   if (pass.gradients[1]) {  // the other side: only weights, from the anchors' upstream gradients
     std::vector<int32_t> anchors(classes.row_class);
@@ -261,19 +265,11 @@ void run_pairs(const BatchLoss& loss, const BatchOptions& options, const BatchOp
     task.want_stats = false;
     task.stats = nullptr;
     task.gradient = static_cast<C*>(pass.gradient[1].mutable_data_ptr());
-    each_chunk<C>(
-        level, task.x, task.ref,
-        [&](const cpu::Packed<C>& chunk, bool first, bool last, int64_t begin, int64_t end) {
-          cpu::PairTask<C> part = task;
-          part.chunk = chunk;
-          part.first_chunk = first;
-          part.last_chunk = last;
-          run(part, begin, end);
-        });
+    each_chunk(level, task, run);
   }
-  const int64_t met = operands.self >= 0 || joined ? ref.rows - 1 : ref.rows;
-  const int64_t valid = joined ? x.rows * (x.rows - 1) / 2 : x.rows * std::max<int64_t>(met, 0);
-  finish(operands, pass, stats, joined ? 0.5 : 1.0, valid);
+  const int64_t met = halved ? ref.rows - 1 : ref.rows;
+  finish(pass, stats, task.share,
+         task.share * static_cast<double>(x.rows * std::max<int64_t>(met, 0)));
 }
 
 // --- triplets ------------------------------------------------------------------------------------
@@ -381,7 +377,7 @@ void run_triplets(const BatchOptions& options, const BatchOperands& operands, Ba
   }
   int64_t valid = 0;
   for (const cpu::BatchStats& one : stats) valid += one.valid;
-  finish(operands, pass, stats, 1.0, valid);
+  finish(pass, stats, 1.0, static_cast<double>(valid));
 }
 
 void run_cpu(const BatchLoss& loss, const BatchOptions& options, const BatchOperands& operands,
@@ -413,12 +409,7 @@ void cdist_forward(const at::Tensor& x1, const at::Tensor& x2, at::Tensor& out) 
   task.x = matrix_of(x1, kept[0]);
   task.ref = matrix_of(x2, kept[1]);
   task.distances = out.mutable_data_ptr();
-  each_chunk<C>(level, task.x, task.ref,
-                [&](const cpu::Packed<C>& chunk, bool, bool, int64_t begin, int64_t end) {
-                  cpu::DistanceTask<C> part = task;
-                  part.chunk = chunk;
-                  level.distances(part, begin, end);
-                });
+  each_chunk(level, task, level.distances);
 }
 
 template <class C>
@@ -436,15 +427,7 @@ void cdist_backward(const at::Tensor& x1, const at::Tensor& x2, const at::Tensor
   task.known = distances.const_data_ptr();
   task.row_step = weights.stride(0);
   task.column_step = weights.stride(1);
-  each_chunk<C>(
-      level, task.x, task.ref,
-      [&](const cpu::Packed<C>& chunk, bool first, bool last, int64_t begin, int64_t end) {
-        cpu::DistanceTask<C> part = task;
-        part.chunk = chunk;
-        part.first_chunk = first;
-        part.last_chunk = last;
-        level.distance_gradients(part, begin, end);
-      });
+  each_chunk(level, task, level.distance_gradients);
 }
 
 }  // namespace

@@ -14,6 +14,7 @@
 #include "ops/cdist.h"
 #include "ops/cuda/device.h"
 #include "ops/rows.h"
+#include "ops/tensors.h"
 
 namespace siamcuda::ops {
 
@@ -29,15 +30,6 @@ constexpr int64_t kPanelColumns = 4096;
 constexpr int64_t kNobody = std::numeric_limits<int64_t>::min() / 2;
 
 int64_t pieces(int64_t n, int64_t size) { return n / size + (n % size != 0); }
-
-DType dtype_of(at::ScalarType type) {
-  switch (type) {
-    case at::kHalf: return DType::kFloat16;
-    case at::kBFloat16: return DType::kBFloat16;
-    case at::kFloat: return DType::kFloat32;
-    default: return DType::kFloat64;
-  }
-}
 
 void check_launch(const char* name) {
   const char* error = cuda::launch_error();
@@ -347,9 +339,8 @@ void run_pairs(const BatchLoss& loss, const BatchOptions& options, const BatchOp
              memory, device, stream);
   }
   const int64_t met = operands.self >= 0 || joined ? columns - 1 : columns;
-  const int64_t valid = joined ? rows * (rows - 1) / 2 : rows * std::max<int64_t>(met, 0);
-  finish(pass, counts, distances, joined ? 0.5 : 1.0);
-  pass.counts.select(0, 0).fill_(static_cast<double>(valid));
+  finish(pass, counts, distances, share);
+  pass.counts.select(0, 0).fill_(share * static_cast<double>(rows * std::max<int64_t>(met, 0)));
 }
 
 // --- triplets ------------------------------------------------------------------------------------
@@ -427,7 +418,7 @@ void run_triplets(const BatchLoss& loss, const BatchOptions& options, const Batc
       args.row_labels = labels.const_data_ptr<int64_t>() + i;
       args.column_labels = ref_labels.const_data_ptr<int64_t>();
       args.self = self + i;
-      args.mining = static_cast<cuda::AnchorMining>(options.mining);
+      args.mining = options.mining;
       args.params = *static_cast<const math::TripletLoss::Params*>(options.params);
       if (pass.upstream.defined()) {
         args.upstream = static_cast<const char*>(pass.upstream.const_data_ptr()) + i * element;
@@ -496,13 +487,6 @@ void run_triplets(const BatchLoss& loss, const BatchOptions& options, const Batc
   finish(pass, at::cat({all.narrow(0, 1, 3), all.narrow(0, 3, 1)}), sums.sum(0), 1.0);
   pass.counts.select(0, 0).copy_(all.select(0, 0));
 }
-
-static_assert(static_cast<int>(Mining::kAll) == static_cast<int>(cuda::AnchorMining::kAll) &&
-              static_cast<int>(Mining::kHard) == static_cast<int>(cuda::AnchorMining::kHard) &&
-              static_cast<int>(Mining::kSemihard) ==
-                  static_cast<int>(cuda::AnchorMining::kSemihard) &&
-              static_cast<int>(Mining::kEasyPositive) ==
-                  static_cast<int>(cuda::AnchorMining::kEasyPositive));
 
 void run_cuda(const BatchLoss& loss, const BatchOptions& options, const BatchOperands& operands,
               BatchPass& pass) {

@@ -15,6 +15,7 @@ import siamcuda
 from siamcuda import _ops
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from emulation import extension
 
@@ -40,16 +41,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("backend", parameters, indirect=True)
 
 
-@pytest.fixture
-def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Backend]:
-    name = request.param
+def _use(name: str, monkeypatch: pytest.MonkeyPatch) -> Backend:
+    """Sends the public functions to a backend, or skips the test where it can't run."""
     if name == "cuda":
         if not torch.cuda.is_available():
             pytest.skip("no GPU")
         if not siamcuda.build_info()["cuda"]:
             pytest.fail("a GPU is here, but siamcuda was built without CUDA")
-        yield Backend(name, "cuda")
-        return
+        return Backend(name, "cuda")
     if name == "emulated":
         monkeypatch.setattr(_ops, "extension", extension.load())
         monkeypatch.setattr(_ops, "namespace", torch.ops.siamcuda_emulated)
@@ -57,40 +56,29 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         if name not in siamcuda._C.build_info()["simd_supported"]:
             pytest.skip(f"this CPU lacks {name}")
         monkeypatch.setenv("SIAMCUDA_SIMD", name)
-    yield Backend(name, "cpu")
+    return Backend(name, "cpu")
 
 
-def _through_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets tests that make CPU tensors run the operators on a GPU, gradients included."""
-    call = _ops.call
-
-    def moved(value: object) -> object:
-        return value.cuda() if isinstance(value, torch.Tensor) else value
-
-    def on_the_gpu(name: str, *arguments: object, **options: object) -> torch.Tensor:
-        return call(name, *map(moved, arguments), **options).cpu()
-
-    monkeypatch.setattr(_ops, "call", on_the_gpu)
+@pytest.fixture
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Backend:
+    return _use(request.param, monkeypatch)
 
 
-@pytest.fixture(
-    params=[*SIMD, "emulated", pytest.param("cuda", marks=pytest.mark.gpu)],
-)
+@pytest.fixture(params=[*SIMD, "emulated", pytest.param("cuda", marks=pytest.mark.gpu)])
 def level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Every backend for tests whose tensors are on the CPU."""
-    name: str = request.param
-    if name == "cuda":
-        if not torch.cuda.is_available():
-            pytest.skip("no GPU")
-        _through_the_gpu(monkeypatch)
-    elif name == "emulated":
-        monkeypatch.setattr(_ops, "extension", extension.load())
-        monkeypatch.setattr(_ops, "namespace", torch.ops.siamcuda_emulated)
-    else:
-        if name not in siamcuda.build_info()["simd_supported"]:
-            pytest.skip(f"this CPU lacks {name}")
-        monkeypatch.setenv("SIAMCUDA_SIMD", name)
-    return name
+    """Every backend for tests whose tensors are on the CPU: to a GPU they go and come back."""
+    used = _use(request.param, monkeypatch)
+    if used.device == "cuda":
+        call = _ops.call
+
+        def moved(value: object) -> object:
+            return value.cuda() if isinstance(value, torch.Tensor) else value
+
+        def on_the_gpu(name: str, *arguments: object, **options: object) -> torch.Tensor:
+            return call(name, *map(moved, arguments), **options).cpu()
+
+        monkeypatch.setattr(_ops, "call", on_the_gpu)
+    return used.name
 
 
 @pytest.fixture

@@ -4,6 +4,11 @@ TORCH ?= torch==2.14.*
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+# The demo runs on the CPU: it takes the build that is there, or makes one without CUDA kernels,
+# whose compilation would take most of its time.
+ifneq (,$(filter demo demo-full,$(MAKECMDGOALS)))
+SIAMCUDA_CUDA ?= $(or $(patsubst $(VENV)/build-%.stamp,%,$(firstword $(wildcard $(VENV)/build-*.stamp))),0)
+endif
 # A toolkit behind a shim is found by setup.py; SIAMCUDA_CUDA=auto|1|0 says whether to look.
 export SIAMCUDA_CUDA ?= auto
 # Ninja and CMake come from PyPI too: nothing but Python, make and a C++ compiler is asked for.

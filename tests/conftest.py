@@ -81,6 +81,12 @@ def level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
     return used.name
 
 
+@pytest.fixture(params=SIMD)
+def simd(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The CPU's instruction sets alone, for what no other backend does."""
+    return _use(request.param, monkeypatch).name
+
+
 @pytest.fixture
 def two_threads() -> Iterator[None]:
     before = torch.get_num_threads()

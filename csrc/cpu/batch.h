@@ -6,6 +6,7 @@
 
 #include <cstdint>
 
+#include "cpu/meetings.h"
 #include "cpu/tiles.h"
 #include "math/formulas.h"
 
@@ -40,7 +41,6 @@ struct PairTask {
   double column_factor;      // likewise
   const C* row_upstream;     // [rows] or null
   const C* column_upstream;  // [columns] or null
-  bool want_values;
   bool want_stats;
   double* values;      // [rows] share · Σ over the columns, added up over the chunks
   double* weight_sum;  // [rows] scratch that lives from chunk to chunk
@@ -48,6 +48,24 @@ struct PairTask {
                        // then the gradient times `gradient_scale`
   double gradient_scale;
   BatchStats* stats;  // [panels], added up over the chunks
+};
+
+// A loss over all pairs of one batch, each pair computed once and its weight used at both ends.
+// The units of work are panels of rows: `batch_meetings` makes weights, a unit for every panel of a
+// meeting's first block; `meeting_gradients` adds what they give, a unit for every panel of both.
+// No block is in two meetings of a round, so no two units write to the same rows.
+template <class C>
+struct MeetingTask {
+  // x and ref are the batch; chunk has the second blocks' rows; share is that of a pair of a block
+  // with itself, which is computed for each end.
+  PairTask<C> pairs;
+  Packed<C> rows;  // the chunk of the first blocks; blocks are counted from the chunk's first row
+  const Meeting* meetings;
+  int64_t count;       // meetings
+  bool squares;        // sums of squares, not of magnitudes
+  C* weights;          // [meetings, block, scratch_step] or null
+  double* near;        // the same shape: weights of pairs that no product can do
+  uint8_t* have_near;  // [meetings, panels of a block] whether `near` of a panel is filled
 };
 
 // Distances of all pairs written out, and the gradient of a weighted sum of them.
@@ -112,27 +130,33 @@ struct TripletTask {
   bool row_finite(int64_t i) const { return finite_rows[i] != 0; }
 };
 
-#define SIAM_DECLARE_BATCH(level)                                                                \
-  namespace level {                                                                              \
-  template <class C>                                                                             \
-  TileGeometry tile_geometry(int64_t columns);                                                   \
-  template <class C>                                                                             \
-  void pack_columns(const Matrix& m, const TileGeometry& g, const Packed<C>& out, int64_t begin, \
-                    int64_t end);                                                                \
-  template <class F, class C>                                                                    \
-  void batch_pairs(const PairTask<C>& task, const typename F::Params& params, int64_t begin,     \
-                   int64_t end);                                                                 \
-  template <class C>                                                                             \
-  void distances(const DistanceTask<C>& task, int64_t begin, int64_t end);                       \
-  template <class C>                                                                             \
-  void distance_gradients(const DistanceTask<C>& task, int64_t begin, int64_t end);              \
-  template <class C>                                                                             \
-  void anchor_rows(const TripletTask<C>& task, int64_t begin, int64_t end);                      \
-  template <class C>                                                                             \
-  void column_rows(const TripletTask<C>& task, int64_t begin, int64_t end);                      \
-  template <class C>                                                                             \
-  void add_picks(const TripletTask<C>& task, const int64_t* start, const Pick<C>* entries,       \
-                 bool anchors, C* gradient, int64_t begin, int64_t end);                         \
+// `params` of a formula F are its own F::Params.
+#define SIAM_DECLARE_BATCH(level)                                                                  \
+  namespace level {                                                                                \
+  template <class C>                                                                               \
+  TileGeometry tile_geometry(int64_t columns);                                                     \
+  template <class C>                                                                               \
+  void pack_columns(const Matrix& m, const TileGeometry& g, const Packed<C>& out, int64_t begin,   \
+                    int64_t end);                                                                  \
+  template <class F, class C>                                                                      \
+  void batch_pairs(const PairTask<C>& task, const void* params, int64_t begin, int64_t end);       \
+  template <class F, class C>                                                                      \
+  void batch_meetings(const MeetingTask<C>& task, const void* params, int64_t begin, int64_t end); \
+  template <class C>                                                                               \
+  void meeting_gradients(const MeetingTask<C>& task, int64_t begin, int64_t end);                  \
+  template <class C>                                                                               \
+  void finish_meetings(const MeetingTask<C>& task, int64_t begin, int64_t end);                    \
+  template <class C>                                                                               \
+  void distances(const DistanceTask<C>& task, int64_t begin, int64_t end);                         \
+  template <class C>                                                                               \
+  void distance_gradients(const DistanceTask<C>& task, int64_t begin, int64_t end);                \
+  template <class C>                                                                               \
+  void anchor_rows(const TripletTask<C>& task, int64_t begin, int64_t end);                        \
+  template <class C>                                                                               \
+  void column_rows(const TripletTask<C>& task, int64_t begin, int64_t end);                        \
+  template <class C>                                                                               \
+  void add_picks(const TripletTask<C>& task, const int64_t* start, const Pick<C>* entries,         \
+                 bool anchors, C* gradient, int64_t begin, int64_t end);                           \
   }
 SIAM_DECLARE_BATCH(generic)
 #if defined(__x86_64__)

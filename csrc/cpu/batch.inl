@@ -4,20 +4,27 @@
 #include "cpu/tiles.inl"
 #include "cpu/rescue.inl"
 #include "cpu/pairs.inl"
+#include "cpu/meetings.inl"
 #include "cpu/distances.inl"
 #include "cpu/mining.inl"
 #include "cpu/triplets.inl"
 // clang-format on
 
-#define SIAM_INSTANTIATE(F)                                                                        \
-  template void batch_pairs<F, float>(const PairTask<float>&, const F::Params&, int64_t, int64_t); \
-  template void batch_pairs<F, double>(const PairTask<double>&, const F::Params&, int64_t, int64_t);
+#define SIAM_INSTANTIATE_FOR(F, C)                                                    \
+  template void batch_pairs<F, C>(const PairTask<C>&, const void*, int64_t, int64_t); \
+  template void batch_meetings<F, C>(const MeetingTask<C>&, const void*, int64_t, int64_t);
+#define SIAM_INSTANTIATE(F)      \
+  SIAM_INSTANTIATE_FOR(F, float) \
+  SIAM_INSTANTIATE_FOR(F, double)
 SIAM_FOR_EACH_LOSS(SIAM_INSTANTIATE)
 #undef SIAM_INSTANTIATE
+#undef SIAM_INSTANTIATE_FOR
 #define SIAM_INSTANTIATE(C)                                                                    \
   template TileGeometry tile_geometry<C>(int64_t);                                             \
   template void pack_columns<C>(const Matrix&, const TileGeometry&, const Packed<C>&, int64_t, \
                                 int64_t);                                                      \
+  template void meeting_gradients<C>(const MeetingTask<C>&, int64_t, int64_t);                 \
+  template void finish_meetings<C>(const MeetingTask<C>&, int64_t, int64_t);                   \
   template void distances<C>(const DistanceTask<C>&, int64_t, int64_t);                        \
   template void distance_gradients<C>(const DistanceTask<C>&, int64_t, int64_t);               \
   template void anchor_rows<C>(const TripletTask<C>&, int64_t, int64_t);                       \

@@ -49,8 +49,8 @@ void distances(const DistanceTask<C>& task, int64_t begin, int64_t end) {
     const int group = static_cast<int>(std::min<int64_t>(kPanelGroup, end - p));
     for (int q = 0; q < group; ++q) {
       panel[q].left = left.data() + q * left_size<C>(columns);
-      panel[q].rows = rows.data() + q * panel_size;
-      load_panel(task.x, g, (p + q) * kTileRows, task.chunk.pairs, panel[q]);
+      load_panel(task.x, g, (p + q) * kTileRows, task.chunk.pairs, rows.data() + q * panel_size,
+                 panel[q]);
     }
     for (int64_t j = 0; j < task.chunk.count; j += g.block) {
       const int n = static_cast<int>(std::min<int64_t>(g.block, task.chunk.count - j));
@@ -138,8 +138,8 @@ void distance_gradients(const DistanceTask<C>& task, int64_t begin, int64_t end)
     gradients.clear();
     for (int q = 0; q < group; ++q) {
       panel[q].left = left.data();
-      panel[q].rows = rows.data() + q * panel_size;
-      load_panel(task.x, g, (p + q) * kTileRows, /*paired=*/false, panel[q]);
+      load_panel(task.x, g, (p + q) * kTileRows, /*paired=*/false, rows.data() + q * panel_size,
+                 panel[q]);
       for (int r = 0; r < panel[q].count; ++r) {
         const int64_t i = panel[q].first + r;
         if (task.first_chunk) {
@@ -191,7 +191,7 @@ void distance_gradients(const DistanceTask<C>& task, int64_t begin, int64_t end)
                   weight * (element(task.ref, first + c, d) - element(task.x, i, d)));
             }
           }
-          task.weight_sum[i] += sum_row(row, n);
+          task.weight_sum[i] += sum_weights(row, n);
         }
         add_weighted_rows(weights.data() + q * kTile, task.chunk.rows + j * g.padded, n, g.padded,
                           gradients.data() + q * panel_size);

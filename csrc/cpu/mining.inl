@@ -5,11 +5,6 @@
 // is the number of negatives nearer than its d + margin. Both are integers, the loss is Σ count·(d
 // + margin) − Σ count·v, and none of it depends on an order.
 
-template <class C>
-using Native = typename Vec<C>::Native;
-template <class C>
-using Integers = typename Vec<C>::Integer;
-
 // Integers as wide as C from 32-bit classes.
 SIAM_INLINE Integers<float> load_classes(const int32_t* p, float) {
   Integers<float> v;
@@ -22,32 +17,6 @@ SIAM_INLINE Integers<double> load_classes(const int32_t* p, double) {
   std::memcpy(&v, p, sizeof(v));
   return __builtin_convertvector(v, Integers<double>);
 }
-
-// Lanes added up in double.
-struct DoubleSum {
-  static constexpr int kWidth = Vec<double>::kWidth;
-  Native<double> lane[2] = {};
-  SIAM_INLINE void add(Native<float> v) {
-    typedef float Half __attribute__((vector_size(SIAM_VECTOR_BYTES / 2)));
-    Half half[2];
-    std::memcpy(half, &v, sizeof(v));
-    lane[0] += __builtin_convertvector(half[0], Native<double>);
-    lane[1] += __builtin_convertvector(half[1], Native<double>);
-  }
-  SIAM_INLINE void add(Native<double> v) { lane[0] += v; }
-  SIAM_INLINE void add_product(Native<float> a, Native<float> b) {  // exact
-    typedef float Half __attribute__((vector_size(SIAM_VECTOR_BYTES / 2)));
-    Half x[2], y[2];
-    std::memcpy(x, &a, sizeof(a));
-    std::memcpy(y, &b, sizeof(b));
-    for (int h = 0; h < 2; ++h) {
-      lane[h] += __builtin_convertvector(x[h], Native<double>) *
-                 __builtin_convertvector(y[h], Native<double>);
-    }
-  }
-  SIAM_INLINE void add_product(Native<double> a, Native<double> b) { lane[0] += a * b; }
-  double total() const { return add_lanes(Vec<double>(lane[0] + lane[1])); }
-};
 
 // A row of an anchor: distances to every column, padded with NaN to whole vectors.
 template <class C>

@@ -159,7 +159,34 @@ SIAM_INLINE Vec<float> load_first(const math::Half* p, int n) {
   const __m256i bits = _mm256_maskz_loadu_epi16((__mmask16)((1u << n) - 1), p);
   return (Vec<float>::Native)_mm512_cvtph_ps(bits);
 }
+#elif defined(SIAM_LEVEL_AVX2)
+SIAM_INLINE Vec<float> load_first(const float* p, int n) {
+  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  return (Vec<float>::Native)_mm256_maskload_ps(p, _mm256_cmpgt_epi32(_mm256_set1_epi32(n), lane));
+}
+SIAM_INLINE Vec<double> load_first(const double* p, int n) {
+  const __m256i lane = _mm256_setr_epi64x(0, 1, 2, 3);
+  return (Vec<double>::Native)_mm256_maskload_pd(p,
+                                                 _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), lane));
+}
 #endif
+
+// Whether a lane is not 0; NaN is not.
+template <class C>
+SIAM_INLINE bool any_lane(Vec<C> a) {
+  const auto bits = (typename Vec<C>::Integer)magnitude(a).v;
+#if defined(SIAM_LEVEL_AVX512)
+  return _mm512_test_epi32_mask((__m512i)bits, (__m512i)bits) != 0;
+#elif defined(SIAM_LEVEL_AVX2)
+  return !_mm256_testz_si256((__m256i)bits, (__m256i)bits);
+#else
+  uint64_t words[SIAM_VECTOR_BYTES / 8];
+  std::memcpy(words, &bits, sizeof(words));
+  uint64_t any = 0;
+  for (const uint64_t word : words) any |= word;
+  return any != 0;
+#endif
+}
 
 // The first n lanes of a constant, zeros behind: a shift must not reach the padding.
 template <class C>

@@ -23,6 +23,8 @@ struct TileGeometry {
   int64_t panel_columns;  // columns of a register tile
   int64_t padded;         // D, rounded up to whole register tiles
   int64_t block;          // columns of the matrix of distances that are in the cache together
+  int64_t meeting;        // rows of a block that meets others: whole panels, of rows and of columns
+  int64_t scratch_step;   // elements from one row of a tile to the next
 };
 
 // Some rows of a matrix, ready to be the columns of tiles. C is the type of the computation.

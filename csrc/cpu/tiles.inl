@@ -23,6 +23,8 @@ constexpr int kDepth = math::kTileDepth;
 constexpr int kRowStep = kDepth + 16;
 constexpr int kMaxBlock = 256;
 constexpr int kScratchStep = kMaxBlock + 16;
+// Rows of a block that meets others, the least and the most: whole panels at every level.
+constexpr int kMinMeeting = 96, kMaxMeeting = 192;
 // Panels of rows that pass over a block of columns while it is in the cache.
 constexpr int kPanelGroup = 8;
 
@@ -38,8 +40,11 @@ TileGeometry tile_geometry(int64_t columns) {
   g.panel_rows = kTileRows;
   g.panel_columns = kTileColumns<C>;
   g.padded = round_up(columns, std::max<int64_t>(kTileColumns<C>, 16));
-  const int64_t row_bytes = 2 * static_cast<int64_t>(sizeof(C)) * std::max<int64_t>(g.padded, 1);
-  g.block = std::min<int64_t>(kMaxBlock, std::max<int64_t>(kCacheBytes / row_bytes / 32 * 32, 64));
+  const int64_t row_bytes = static_cast<int64_t>(sizeof(C)) * std::max<int64_t>(g.padded, 1);
+  g.block = std::clamp<int64_t>(kCacheBytes / (2 * row_bytes) / 32 * 32, 64, kMaxBlock);
+  g.meeting = std::clamp<int64_t>(kCacheBytes / row_bytes / kMinMeeting * kMinMeeting, kMinMeeting,
+                                  kMaxMeeting);
+  g.scratch_step = kScratchStep;
   return g;
 }
 
@@ -173,21 +178,28 @@ void pack_columns(const Matrix& m, const TileGeometry& g, const Packed<C>& out, 
 // --- the register tile
 // -----------------------------------------------------------------------------
 
-// total[r][v] += Σ_k a[r·kStep + k] · b[k·b_step + v·width], from zero, in the order of k.
-template <class C, int kStep>
-SIAM_INLINE void multiply(const C* a, const C* b, int64_t b_step, int64_t depth,
-                          Vec<C> (&sum)[kTileRows][2]) {
+// sum[r][v] = Σ_k a(r, k) · b[k·b_step + v·width] in the order of k; a(r, k) is a[r·kStep + k], or
+// a[k·a_step + r] if kStep is 0. kListed: k takes the values of `list` alone.
+template <class C, int kStep, bool kListed = false>
+SIAM_INLINE void multiply(const C* a, int64_t a_step, const C* b, int64_t b_step, int64_t depth,
+                          const int32_t* list, Vec<C> (&sum)[kTileRows][2]) {
 #pragma GCC unroll 16
   for (int r = 0; r < kTileRows; ++r) sum[r][0] = sum[r][1] = Vec<C>();
-  for (int64_t k = 0; k < depth; ++k) {
-    const Vec<C> b0 = load(b), b1 = load(b + Vec<C>::kWidth);
+  for (int64_t t = 0; t < depth; ++t) {
+    const int64_t k = kListed ? list[t] : t;
+    const C* const right = kListed ? b + k * b_step : b;
+    const C* const left = kListed && !kStep ? a + k * a_step : kStep ? a + k : a;
+    const Vec<C> b0 = load(right), b1 = load(right + Vec<C>::kWidth);
 #pragma GCC unroll 16
     for (int r = 0; r < kTileRows; ++r) {
-      const Vec<C> ar(a[r * kStep + k]);
+      const Vec<C> ar(left[kStep ? r * kStep : r]);
       sum[r][0] = multiply_add(ar, b0, sum[r][0]);
       sum[r][1] = multiply_add(ar, b1, sum[r][1]);
     }
-    b += b_step;
+    if (!kListed) {
+      b += b_step;
+      a += kStep ? 0 : a_step;
+    }
   }
 }
 
@@ -216,7 +228,7 @@ struct RowPanel {
   int count;      // rows that exist
   C* left;        // [⌈D/128⌉][kTileRows][kRowStep], zeros for rows that don't exist
   bool paired;    // `left` holds pairs of bfloat16 instead, 64 where there are 128 elements
-  C* rows;        // [kTileRows][padded]
+  const C* rows;  // [kTileRows][padded], only the first `count` if another's
   C norms[kTileRows];
   bool finite[kTileRows];
 };
@@ -226,15 +238,34 @@ inline int64_t left_size(int64_t columns) {
   return (columns + kDepth - 1) / kDepth * kTileRows * kRowStep;
 }
 
+// One row of the left operand.
 template <class C>
-void load_panel(const Matrix& m, const TileGeometry& g, int64_t first, bool paired,
+SIAM_INLINE void set_left(const C* row, int64_t columns, int r, const RowPanel<C>& panel) {
+  for (int64_t k = 0; k < columns; k += kDepth) {
+    const int64_t n = std::min<int64_t>(kDepth, columns - k);
+    C* const left = panel.left + (k / kDepth * kTileRows + r) * kRowStep;
+    if (panel.paired) {
+      for (int64_t e = 0; e < n; e += 2) {
+        const uint32_t pair = bfloat16_pair(row + k + e);
+        std::memcpy(reinterpret_cast<char*>(left) + 2 * e, &pair, sizeof(pair));
+      }
+    } else {
+      std::memcpy(left, row + k, sizeof(C) * n);
+    }
+  }
+}
+
+// `rows` is where the panel's own copy goes.
+template <class C>
+void load_panel(const Matrix& m, const TileGeometry& g, int64_t first, bool paired, C* rows,
                 RowPanel<C>& panel) {
   panel.first = first;
   panel.paired = paired;
+  panel.rows = rows;
   panel.count = static_cast<int>(std::min<int64_t>(kTileRows, m.rows - first));
   std::memset(static_cast<void*>(panel.left), 0, sizeof(C) * left_size<C>(m.columns));
   for (int r = 0; r < kTileRows; ++r) {
-    C* row = panel.rows + r * g.padded;
+    C* row = rows + r * g.padded;
     std::memset(static_cast<void*>(row), 0, sizeof(C) * g.padded);
     panel.norms[r] = 0;
     panel.finite[r] = true;
@@ -246,17 +277,28 @@ void load_panel(const Matrix& m, const TileGeometry& g, int64_t first, bool pair
       panel.finite[r] = false;
       std::memset(static_cast<void*>(row), 0, sizeof(C) * g.padded);
     }
-    for (int64_t k = 0; k < m.columns; k += kDepth) {
-      const int64_t n = std::min<int64_t>(kDepth, m.columns - k);
+    set_left(row, m.columns, r, panel);
+  }
+}
+
+// A panel of rows that are packed as columns too: nothing is copied but the left operand.
+template <class C>
+void borrow_panel(const Packed<C>& chunk, int64_t columns, int64_t padded, int64_t at, bool paired,
+                  RowPanel<C>& panel) {
+  panel.first = chunk.first + at;
+  panel.paired = paired;
+  panel.rows = chunk.rows + at * padded;
+  panel.count = static_cast<int>(std::min<int64_t>(kTileRows, chunk.count - at));
+  for (int r = 0; r < kTileRows; ++r) {
+    if (r < panel.count) {
+      panel.norms[r] = chunk.norms[at + r];
+      panel.finite[r] = chunk.finite[at + r] != 0;
+      set_left(panel.rows + r * padded, columns, r, panel);
+      continue;
+    }
+    for (int64_t k = 0; k < columns; k += kDepth) {
       C* const left = panel.left + (k / kDepth * kTileRows + r) * kRowStep;
-      if (panel.paired) {
-        for (int64_t e = 0; e < n; e += 2) {
-          const uint32_t pair = bfloat16_pair(row + k + e);
-          std::memcpy(reinterpret_cast<char*>(left) + 2 * e, &pair, sizeof(pair));
-        }
-      } else {
-        std::memcpy(left, row + k, sizeof(C) * n);
-      }
+      std::memset(static_cast<void*>(left), 0, sizeof(C) * kDepth);
     }
   }
 }
@@ -326,7 +368,8 @@ __attribute__((noinline)) void tile_sums(const RowPanel<C>& panel, const Packed<
       const C* left = panel.left + k / kDepth * kTileRows * kRowStep;
       Vec<C> sum[kTileRows][2];
       if (kProducts) {
-        multiply<C, kRowStep>(left, panels + c * columns + k * kWide, kWide, depth, sum);
+        multiply<C, kRowStep>(left, 0, panels + c * columns + k * kWide, kWide, depth, nullptr,
+                              sum);
       } else {
         add_magnitudes<C, kRowStep>(left, panels + c * columns + k * kWide, kWide, depth, sum);
       }
@@ -342,20 +385,68 @@ __attribute__((noinline)) void tile_sums(const RowPanel<C>& panel, const Packed<
   }
 }
 
-// gradient[r·padded + d] += Σ_c weights[r·kScratchStep + c] · rows[c·padded + d], c in [0, n).
-template <class C>
-__attribute__((noinline)) void add_weighted_rows(const C* weights, const C* rows, int64_t n,
-                                                 int64_t padded, C* gradient) {
-  constexpr int kWide = kTileColumns<C>, kWidth = Vec<C>::kWidth;
-  for (int64_t d = 0; d < padded; d += kWide) {
-    Vec<C> sum[kTileRows][2];
-    multiply<C, kScratchStep>(weights, rows + d, padded, n, sum);
+// Columns c of [0, n) with a weight that is not 0, in order: how many. -1 without a list if those
+// at the front have one each: then it is not worth looking. Weights as in add_weighted_rows.
+template <class C, bool kTransposed>
+inline int64_t list_weighted(const C* weights, int64_t step, int64_t n, int32_t* list) {
+  constexpr int kWidth = Vec<C>::kWidth, kFront = kTransposed ? 4 : 16;
+  int64_t count = 0;
+  for (int64_t c = 0; c < n; c += kTransposed ? 1 : kWidth) {
+    if (c >= kFront && count == c) return -1;
+    Vec<C> any;
+    if (kTransposed) {
+      constexpr int kVectors = kTileRows / kWidth, kRest = kTileRows % kWidth;
+      const C* const row = weights + c * step;
+      for (int v = 0; v < kVectors; ++v) any = any + magnitude(load(row + v * kWidth));
+      if (kRest) any = any + magnitude(load_first(row + kVectors * kWidth, kRest));
+      list[count] = static_cast<int32_t>(c);
+      count += any_lane(any);
+      continue;
+    }
 #pragma GCC unroll 16
-    for (int r = 0; r < kTileRows; ++r) {
+    for (int r = 0; r < kTileRows; ++r) any = any + magnitude(load(weights + r * step + c));
+    if (!any_lane(any)) continue;
+    C largest[kWidth];
+    store(largest, any);
+    const int here = static_cast<int>(std::min<int64_t>(kWidth, n - c));
+    for (int l = 0; l < here; ++l) {
+      list[count] = static_cast<int32_t>(c + l);
+      count += largest[l] != 0;
+    }
+  }
+  return count;
+}
+
+// gradient[r·padded + d] += Σ_c weights[r·kScratchStep + c] · rows[c·padded + d], c in [0, n).
+// kTransposed: of weights[c·step + r]. Columns whose weights are all 0 are passed over, which
+// changes no bit: a hinge has many.
+template <class C, bool kTransposed = false>
+__attribute__((noinline)) void add_weighted_rows(const C* weights, const C* rows, int64_t n,
+                                                 int64_t padded, C* gradient,
+                                                 int64_t step = kScratchStep) {
+  constexpr int kWide = kTileColumns<C>, kWidth = Vec<C>::kWidth;
+  constexpr int kStep = kTransposed ? 0 : kScratchStep, kMaxListed = 512;
+  int32_t list[kMaxListed];
+  for (int64_t first = 0; first < n; first += kMaxListed) {
+    const int64_t here = std::min<int64_t>(kMaxListed, n - first);
+    const C* const a = weights + first * (kTransposed ? step : 1);
+    const C* const b = rows + first * padded;
+    const int64_t count = list_weighted<C, kTransposed>(a, step, here, list);
+    const bool listed = count >= 0 && count < here - here / 4;
+    for (int64_t d = 0; d < padded; d += kWide) {
+      Vec<C> sum[kTileRows][2];
+      if (listed) {
+        multiply<C, kStep, true>(a, step, b + d, padded, count, list, sum);
+      } else {
+        multiply<C, kStep>(a, step, b + d, padded, here, nullptr, sum);
+      }
+#pragma GCC unroll 16
+      for (int r = 0; r < kTileRows; ++r) {
 #pragma GCC unroll 2
-      for (int v = 0; v < 2; ++v) {
-        C* to = gradient + r * padded + d + v * kWidth;
-        store(to, load(to) + sum[r][v]);
+        for (int v = 0; v < 2; ++v) {
+          C* to = gradient + r * padded + d + v * kWidth;
+          store(to, load(to) + sum[r][v]);
+        }
       }
     }
   }

@@ -59,8 +59,8 @@ void anchor_rows(const TripletTask<C>& task, int64_t begin, int64_t end) {
     uint8_t* const flags = task.weights ? task.flags + offset * step : nullptr;
     for (int q = 0; q < group; ++q) {
       panel[q].left = left.data() + q * left_size<C>(columns);
-      panel[q].rows = rows.data() + q * panel_size;
-      load_panel(task.x, g, task.group_first + (p + q) * kTileRows, task.refs.pairs, panel[q]);
+      load_panel(task.x, g, task.group_first + (p + q) * kTileRows, task.refs.pairs,
+                 rows.data() + q * panel_size, panel[q]);
       if (task.group_rows) {
         std::copy_n(panel[q].rows, panel_size,
                     task.group_rows + (offset + q * kTileRows) * g.padded);
@@ -156,7 +156,7 @@ void anchor_rows(const TripletTask<C>& task, int64_t begin, int64_t end) {
               add_exact_difference(weight, task.x, i, task.ref, j + c, own_gradient);
             }
           }
-          weight_sum[r] += sum_row(row, n);
+          weight_sum[r] += sum_weights(row, n);
         }
         add_weighted_rows(sums.data(), all.rows + j * g.padded, n, g.padded, gradient.data());
       }
@@ -172,30 +172,9 @@ void anchor_rows(const TripletTask<C>& task, int64_t begin, int64_t end) {
   }
 }
 
-// total[r][v] += Σ_k a[k·a_step + r] · b[k·b_step + v·width]: `multiply` with A the other way
-// round.
-template <class C>
-SIAM_INLINE void multiply_transposed(const C* a, int64_t a_step, const C* b, int64_t b_step,
-                                     int64_t depth, Vec<C> (&sum)[kTileRows][2]) {
-#pragma GCC unroll 16
-  for (int r = 0; r < kTileRows; ++r) sum[r][0] = sum[r][1] = Vec<C>();
-  for (int64_t k = 0; k < depth; ++k) {
-    const Vec<C> b0 = load(b), b1 = load(b + Vec<C>::kWidth);
-#pragma GCC unroll 16
-    for (int r = 0; r < kTileRows; ++r) {
-      const Vec<C> ar(a[r]);
-      sum[r][0] = multiply_add(ar, b0, sum[r][0]);
-      sum[r][1] = multiply_add(ar, b1, sum[r][1]);
-    }
-    a += a_step;
-    b += b_step;
-  }
-}
-
 // What the pairs of a group of anchors give to the panels [begin, end) of columns.
 template <class C>
 void column_rows(const TripletTask<C>& task, int64_t begin, int64_t end) {
-  constexpr int kWide = kTileColumns<C>, kWidth = Vec<C>::kWidth;
   const int64_t columns = task.x.columns, step = task.row_step;
   const TileGeometry g = tile_geometry<C>(columns);
   const Packed<C>& all = task.refs;
@@ -224,19 +203,8 @@ void column_rows(const TripletTask<C>& task, int64_t begin, int64_t end) {
         weight_sum[r] += weights[r];
       }
     }
-    for (int64_t d = 0; d < g.padded; d += kWide) {
-      Vec<C> sum[kTileRows][2];
-      multiply_transposed(task.weights + first, step, task.group_rows + d, g.padded,
-                          task.group_count, sum);
-#pragma GCC unroll 16
-      for (int r = 0; r < kTileRows; ++r) {
-#pragma GCC unroll 2
-        for (int v = 0; v < 2; ++v) {
-          C* to = gradient.data() + r * g.padded + d + v * kWidth;
-          store(to, load(to) + sum[r][v]);
-        }
-      }
-    }
+    add_weighted_rows<C, true>(task.weights + first, task.group_rows, task.group_count, g.padded,
+                               gradient.data(), step);
     for (int r = 0; r < count; ++r) {
       C* out = task.column_gradient + (first + r) * columns;
       const C* own = all.rows + (first + r) * g.padded;

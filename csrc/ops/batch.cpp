@@ -108,6 +108,7 @@ std::vector<at::Tensor> batch_value_and_grad(const BatchBackend& backend, const 
   BatchPass pass;
   for (int side = 0; side < 2; ++side) pass.gradients[side] = mask[side];
   pass.want_stats = kind == BatchReduction::kMeanActive;
+  pass.each_value = kind == BatchReduction::kNone;
   backend.run(loss, options, operands, pass);
   at::Tensor value = kind == BatchReduction::kNone ? pass.values : pass.total;
   at::Tensor scale;
@@ -134,6 +135,7 @@ std::vector<at::Tensor> batch_backward(const BatchBackend& backend, const BatchL
   BatchPass pass;
   for (int side = 0; side < 2; ++side) pass.gradients[side] = mask[side];
   pass.want_stats = kind == BatchReduction::kMeanActive;
+  pass.each_value = kind == BatchReduction::kNone;
   if (kind == BatchReduction::kNone) {
     TORCH_CHECK_VALUE(grad.dim() == 1 && grad.size(0) == operands.embeddings.size(0), loss.name,
                       ": grad must have the shape of the loss, got ", describe(grad));

@@ -14,13 +14,15 @@
 
 namespace siamcuda::ops {
 
+template <class C>
+struct PairLevel;
+
 // One loss over pairs or triplets; its parameters are erased to a pointer that its kernels read.
 struct BatchLoss {
   std::string name;
-  // Panels [begin, end) of a loss over pairs on the CPU; null for triplets.
-  void (*pairs_float)(const cpu::PairTask<float>&, const void* params, int64_t begin, int64_t end);
-  void (*pairs_double)(const cpu::PairTask<double>&, const void* params, int64_t begin,
-                       int64_t end);
+  // The CPU's kernels of a loss over pairs; null for triplets.
+  PairLevel<float> (*pairs_float)();
+  PairLevel<double> (*pairs_double)();
   // The same loss for CUDA's kernels.
   cuda::PairFormula (*formula)(const void* params);
 };
@@ -43,10 +45,11 @@ struct BatchOptions {
 struct BatchPass {
   bool gradients[2] = {false, false};  // of embeddings, of ref_embeddings
   bool want_stats = false;
-  at::Tensor upstream;     // [B] in the type of the computation, or undefined: 1
-  at::Tensor values;       // [B] float64: Σ of an anchor's terms
-  at::Tensor total;        // 0-d float64: Σ values in one order
-  at::Tensor gradient[2];  // of Σ upstream·values
+  bool each_value = false;  // every anchor's value is wanted, not only their total
+  at::Tensor upstream;      // [B] in the type of the computation, or undefined: 1
+  at::Tensor values;        // [B] float64: Σ of an anchor's terms; any split of the total otherwise
+  at::Tensor total;         // 0-d float64: Σ values in one order
+  at::Tensor gradient[2];   // of Σ upstream·values
   // 0-d float64 each: terms, active, collapsed, mean positive and mean negative distance. Only the
   // terms, unless want_stats.
   at::Tensor counts;  // [5]

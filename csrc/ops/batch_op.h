@@ -35,7 +35,7 @@ struct BatchPairs {
   static const BatchLoss& loss() {
     static const BatchLoss loss{name(),
 #if !defined(SIAM_EMULATED)
-                                batch_pairs_cpu<F, float>, batch_pairs_cpu<F, double>,
+                                active_pairs<F, float>, active_pairs<F, double>,
 #else
                                 nullptr, nullptr,
 #endif

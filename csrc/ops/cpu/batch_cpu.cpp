@@ -3,6 +3,7 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <atomic>
 #include <limits>
 #include <memory>
 #include <new>
@@ -23,6 +24,10 @@ namespace {
 
 // Columns packed at a time by a loss over pairs: what a batch of any size may take.
 constexpr int64_t kChunkBytes = int64_t{24} << 20;
+// Weights of meetings that are in memory together.
+constexpr int64_t kMeetingBytes = int64_t{8} << 20;
+// From so many rows on, computing every pair once pays for its rounds.
+constexpr int64_t kMeetingRows = 1024;
 // Distances of a group of anchors that are in memory together.
 constexpr int64_t kGroupBytes = int64_t{24} << 20;
 // Far below every column: no row meets itself.
@@ -152,15 +157,33 @@ int64_t grain_of(const cpu::TileGeometry& g, int64_t columns, int64_t others) {
   return std::max<int64_t>(1, (int64_t{1} << 20) / work);
 }
 
+// Hands out units of work to whichever thread is free: for units of uneven size, whose results
+// don't depend on who does them.
+template <class Run>
+void share_out(int64_t count, int64_t grain, const Run& run) {
+  std::atomic<int64_t> next{0};
+  const int64_t workers = std::min<int64_t>(at::get_num_threads(), (count + grain - 1) / grain);
+  at::parallel_for(0, workers, 1, [&](int64_t, int64_t) {
+    for (int64_t begin; (begin = next.fetch_add(grain)) < count;) {
+      run(begin, std::min(begin + grain, count));
+    }
+  });
+}
+
+// Rows of a chunk of at most `bytes`, in whole `unit`s.
+template <class C>
+int64_t chunk_rows(const cpu::TileGeometry& g, const cpu::Matrix& m, int64_t bytes, int64_t unit) {
+  const int64_t row = sizeof(C) * (g.padded + m.columns + 1);
+  return std::min<int64_t>(std::max<int64_t>(bytes / row / unit, 1) * unit,
+                           std::max<int64_t>(m.rows, 1));
+}
+
 // Runs a task for every chunk of its columns, each over all panels of its rows.
 template <class C, class Task, class Run>
 void each_chunk(const Level<C>& level, const Task& whole, const Run& run) {
   const cpu::Matrix &x = whole.x, &ref = whole.ref;
   const cpu::TileGeometry g = level.tile_geometry(x.columns);
-  const int64_t bytes = sizeof(C) * (g.padded + x.columns + 1);
-  const int64_t capacity =
-      std::min<int64_t>(std::max<int64_t>(kChunkBytes / bytes / g.block, 1) * g.block,
-                        std::max<int64_t>(ref.rows, 1));
+  const int64_t capacity = chunk_rows<C>(g, ref, kChunkBytes, g.block);
   PackedColumns<C> chunk(g, x.columns, capacity, ref.dtype);
   const int64_t panels = round_up(x.rows, g.panel_rows) / g.panel_rows;
   for (int64_t first = 0; first < std::max<int64_t>(ref.rows, 1); first += capacity) {
@@ -205,6 +228,63 @@ void finish(BatchPass& pass, const std::vector<cpu::BatchStats>& all, double sha
 
 // --- pairs -------------------------------------------------------------------------------------
 
+// Every pair of the batch once. The gradients of a chunk's rows begin where its blocks meet
+// themselves, so a chunk does that before it meets those before it.
+template <class C>
+void run_meetings(const Level<C>& level, const PairLevel<C>& pairs, const void* params,
+                  const cpu::TileGeometry& g, bool squares, const cpu::PairTask<C>& whole) {
+  const int64_t rows = whole.x.rows, panels = g.meeting / g.panel_rows;
+  const bool one = chunk_rows<C>(g, whole.x, kChunkBytes, g.meeting) >= rows;
+  const int64_t capacity = one ? rows : chunk_rows<C>(g, whole.x, kChunkBytes / 2, g.meeting);
+  PackedColumns<C> first(g, whole.x.columns, one ? 0 : capacity, whole.x.dtype);
+  PackedColumns<C> second(g, whole.x.columns, capacity, whole.x.dtype);
+  const int64_t tile = g.meeting * g.scratch_step;
+  const int64_t most = round_up(capacity, g.meeting) / g.meeting;  // meetings of a round
+  const int64_t fit = std::clamp<int64_t>(kMeetingBytes / (tile * int64_t{sizeof(C)}), 1, most);
+  const bool backward = whole.gradient != nullptr;
+  Buffer<C> weights(backward ? fit * tile : 0);
+  Buffer<double> near(backward ? fit * tile : 0);  // memory that most batches never touch
+  Buffer<uint8_t> have_near(fit * panels);
+  cpu::MeetingTask<C> task{};
+  task.pairs = whole;
+  task.squares = squares;
+  task.weights = backward ? weights.data() : nullptr;
+  task.near = near.data();
+  task.have_near = have_near.data();
+  std::fill_n(whole.values, rows, 0.0);
+  std::fill_n(whole.weight_sum, rows, 0.0);
+
+  const auto play = [&](const std::vector<std::vector<cpu::Meeting>>& rounds) {
+    const int64_t grain = std::max<int64_t>(grain_of(g, whole.x.columns, g.meeting), 4);
+    for (const std::vector<cpu::Meeting>& round : rounds) {
+      for (size_t at = 0; at < round.size(); at += fit) {
+        task.meetings = round.data() + at;
+        const int64_t count = std::min<int64_t>(fit, round.size() - at);
+        share_out(count * panels, grain,
+                  [&](int64_t begin, int64_t end) { pairs.meetings(task, params, begin, end); });
+        if (!backward) continue;
+        share_out(2 * count * panels, grain,
+                  [&](int64_t begin, int64_t end) { level.meeting_gradients(task, begin, end); });
+      }
+    }
+  };
+  const auto blocks = [&](const cpu::Packed<C>& chunk) {
+    return round_up(chunk.count, g.meeting) / g.meeting;
+  };
+  for (int64_t q = 0; q < rows; q += capacity) {
+    second.fill(level, g, whole.x, q, std::min(capacity, rows - q));
+    task.pairs.chunk = task.rows = second.packed;
+    play(cpu::rounds_within(blocks(task.rows)));
+    for (int64_t p = 0; p < q; p += capacity) {
+      first.fill(level, g, whole.x, p, capacity);
+      task.rows = first.packed;
+      play(cpu::rounds_between(blocks(task.rows), blocks(task.pairs.chunk)));
+    }
+  }
+  at::parallel_for(0, rows, 256,
+                   [&](int64_t begin, int64_t end) { level.finish_meetings(task, begin, end); });
+}
+
 template <class C>
 void run_pairs(const BatchLoss& loss, const BatchOptions& options, const BatchOperands& operands,
                BatchPass& pass) {
@@ -217,12 +297,14 @@ void run_pairs(const BatchLoss& loss, const BatchOptions& options, const BatchOp
   const cpu::Matrix ref = joined ? x : matrix_of(operands.ref_embeddings, kept[1]);
   const Classes classes = classes_of(operands.labels, operands.ref_labels);
   const cpu::TileGeometry g = level.tile_geometry(x.columns);
+  PairLevel<C> kernels;
+  if constexpr (sizeof(C) == 4) {
+    kernels = loss.pairs_float();
+  } else {
+    kernels = loss.pairs_double();
+  }
   const auto run = [&](const cpu::PairTask<C>& task, int64_t begin, int64_t end) {
-    if constexpr (sizeof(C) == 4) {
-      loss.pairs_float(task, options.params, begin, end);
-    } else {
-      loss.pairs_double(task, options.params, begin, end);
-    }
+    kernels.rows(task, options.params, begin, end);
   };
 
   std::vector<cpu::BatchStats> stats(pass.want_stats ? round_up(x.rows, g.panel_rows) / g.panel_rows
@@ -248,7 +330,12 @@ void run_pairs(const BatchLoss& loss, const BatchOptions& options, const BatchOp
   task.stats = pass.want_stats ? stats.data() : nullptr;
   task.gradient =
       pass.gradients[0] ? static_cast<C*>(pass.gradient[0].mutable_data_ptr()) : nullptr;
-  each_chunk(level, task, run);
+  if (joined && !pass.each_value && x.rows >= kMeetingRows) {
+    const bool squares = loss.formula(options.params).squares;
+    run_meetings(level, kernels, options.params, g, squares, task);
+  } else {
+    each_chunk(level, task, run);
+  }
 
   if (pass.gradients[1]) {  // the other side: only weights, from the anchors' upstream gradients
     std::vector<int32_t> anchors(classes.row_class);

@@ -22,6 +22,8 @@ template <class C>
 struct Level {
   decltype(&cpu::generic::tile_geometry<C>) tile_geometry;
   decltype(&cpu::generic::pack_columns<C>) pack_columns;
+  decltype(&cpu::generic::meeting_gradients<C>) meeting_gradients;
+  decltype(&cpu::generic::finish_meetings<C>) finish_meetings;
   decltype(&cpu::generic::distances<C>) distances;
   decltype(&cpu::generic::distance_gradients<C>) distance_gradients;
   decltype(&cpu::generic::anchor_rows<C>) anchor_rows;
@@ -29,10 +31,10 @@ struct Level {
   decltype(&cpu::generic::add_picks<C>) add_picks;
 };
 
-#define SIAM_LEVEL_FUNCTIONS(level)                                                            \
-  {cpu::level::tile_geometry<C>,      cpu::level::pack_columns<C>, cpu::level::distances<C>,   \
-   cpu::level::distance_gradients<C>, cpu::level::anchor_rows<C>,  cpu::level::column_rows<C>, \
-   cpu::level::add_picks<C>}
+#define SIAM_LEVEL_FUNCTIONS(level)                                                                \
+  {cpu::level::tile_geometry<C>,   cpu::level::pack_columns<C>, cpu::level::meeting_gradients<C>,  \
+   cpu::level::finish_meetings<C>, cpu::level::distances<C>,    cpu::level::distance_gradients<C>, \
+   cpu::level::anchor_rows<C>,     cpu::level::column_rows<C>,  cpu::level::add_picks<C>}
 template <class C>
 Level<C> active_level() {
 #if defined(__x86_64__)
@@ -44,15 +46,24 @@ Level<C> active_level() {
 }
 #undef SIAM_LEVEL_FUNCTIONS
 
+// The same for one formula over pairs, its parameters erased.
+template <class C>
+struct PairLevel {
+  void (*rows)(const cpu::PairTask<C>&, const void* params, int64_t begin, int64_t end);
+  void (*meetings)(const cpu::MeetingTask<C>&, const void* params, int64_t begin, int64_t end);
+};
 template <class F, class C>
-void batch_pairs_cpu(const cpu::PairTask<C>& task, const void* params, int64_t begin, int64_t end) {
-  const auto& typed = *static_cast<const typename F::Params*>(params);
+PairLevel<C> active_pairs() {
 #if defined(__x86_64__)
   const cpu::Level level = checked_level();
-  if (level == cpu::Level::kAvx512) return cpu::avx512::batch_pairs<F, C>(task, typed, begin, end);
-  if (level == cpu::Level::kAvx2) return cpu::avx2::batch_pairs<F, C>(task, typed, begin, end);
+  if (level == cpu::Level::kAvx512) {
+    return {cpu::avx512::batch_pairs<F, C>, cpu::avx512::batch_meetings<F, C>};
+  }
+  if (level == cpu::Level::kAvx2) {
+    return {cpu::avx2::batch_pairs<F, C>, cpu::avx2::batch_meetings<F, C>};
+  }
 #endif
-  cpu::generic::batch_pairs<F, C>(task, typed, begin, end);
+  return {cpu::generic::batch_pairs<F, C>, cpu::generic::batch_meetings<F, C>};
 }
 
 }  // namespace siamcuda::ops

@@ -24,8 +24,8 @@ struct BatchStats {
 };
 
 // One side of a loss over all pairs: each row against every column, the columns a chunk at a time.
-// dL/d(value of a pair) is share · (row_upstream + column_upstream): a pair gives `share` of its
-// value to each end that counts it.
+// A pair gives `share` of its value to a row that counts it, and dL/d(value of a pair) is
+// weight_share · (row_upstream + column_upstream).
 template <class C>
 struct PairTask {
   Matrix x;    // [rows, D]
@@ -37,6 +37,7 @@ struct PairTask {
   const int32_t* column_class;  // [columns]
   int64_t self;                 // the column that is row 0 itself; far negative: none is
   double share;
+  double weight_share;
   double row_factor;         // used where row_upstream is null
   double column_factor;      // likewise
   const C* row_upstream;     // [rows] or null
@@ -44,31 +45,58 @@ struct PairTask {
   bool want_stats;
   double* values;      // [rows] share · Σ over the columns, added up over the chunks
   double* weight_sum;  // [rows] scratch that lives from chunk to chunk
-  C* gradient;         // [rows, D] contiguous, or null: Σ_c weight · column until the last chunk,
-                       // then the gradient times `gradient_scale`
-  double gradient_scale;
-  BatchStats* stats;  // [panels], added up over the chunks
+  C* gradient;         // [rows, D] contiguous, or null: Σ_c weight · column until the last chunk
+  BatchStats* stats;   // [panels], added up over the chunks
 };
 
-// A loss over all pairs of one batch, each pair computed once and its weight used at both ends.
-// The units of work are panels of rows: `batch_meetings` makes weights, a unit for every panel of a
-// meeting's first block; `meeting_gradients` adds what they give, a unit for every panel of both.
-// No block is in two meetings of a round, so no two units write to the same rows.
+// One of two lists of rows that meet: the batch twice, a batch and its ref, or the two of a cdist.
 template <class C>
-struct MeetingTask {
-  // x and ref are the batch; chunk has the second blocks' rows; share is that of a pair of a block
-  // with itself, which is computed for each end.
-  PairTask<C> pairs;
-  Packed<C> rows;  // the chunk of the first blocks; blocks are counted from the chunk's first row
-  const Meeting* meetings;
-  int64_t count;       // meetings
-  bool squares;        // sums of squares, not of magnitudes
-  C* weights;          // [meetings, block, scratch_step] or null
-  double* near;        // the same shape: weights of pairs that no product can do
-  uint8_t* have_near;  // [meetings, panels of a block] whether `near` of a panel is filled
+struct MeetingSide {
+  Matrix matrix;
+  Packed<C> chunk;     // blocks are counted from its first row
+  C* gradient;         // [rows, D] contiguous, added to; or null
+  double* weight_sum;  // [rows] added to
 };
 
-// Distances of all pairs written out, and the gradient of a weighted sum of them.
+// A round of meetings: the weights of all their pairs, then what they give to both ends. The units
+// of work are panels of rows: of each meeting's first block for the weights, of both blocks for the
+// gradients. No block is in two meetings of a round, so no two units write to the same rows.
+template <class C>
+struct Meetings {
+  MeetingSide<C> side[2];
+  const Meeting* list;
+  int64_t count;
+  bool joined;         // both sides are one list, so a block may meet itself
+  bool squares;        // sums of squares, not of magnitudes
+  bool isolated;       // a row that is not finite gives nothing to one that is
+  C* weights;          // [count, rows of a block, scratch_step], or null: no gradients
+  double* near;        // the same shape: weights of pairs that no product can do
+  uint8_t* have_near;  // [count, panels of a block] whether `near` of a panel is filled
+
+  bool same(const Meeting& meeting) const {
+    return joined && meeting.first == meeting.second && side[0].chunk.first == side[1].chunk.first;
+  }
+};
+
+// A loss over pairs, each computed once. The weights of a pair within a block are computed for each
+// end, as `pairs` says; a joined pair between blocks once, with a share of 1.
+template <class C>
+struct PairMeetings {
+  Meetings<C> meetings;
+  PairTask<C> pairs;  // its chunk is that of side[1]
+};
+
+// The gradients of a weighted sum of distances.
+template <class C>
+struct DistanceMeetings {
+  Meetings<C> meetings;
+  // dL/d(d²), and the distances themselves: [rows, columns] contiguous, in the type of the
+  // matrices.
+  const void* weights;
+  const void* distances;
+};
+
+// Distances of all pairs written out.
 template <class C>
 struct DistanceTask {
   Matrix x;    // [rows, D]
@@ -76,14 +104,7 @@ struct DistanceTask {
   Packed<C> chunk;
   bool first_chunk;
   bool last_chunk;
-  void* distances;  // [rows, columns] in x.dtype: what forward writes
-  // Backward: dL/d(d²) and the distances, in x.dtype, element (row, column) at the steps below.
-  const void* weights;
-  const void* known;
-  int64_t row_step;
-  int64_t column_step;
-  double* weight_sum;  // [rows] scratch
-  C* gradient;         // [rows, D]
+  void* distances;  // [rows, columns] in x.dtype
 };
 
 // One end of a mined pair: the row at the other end.
@@ -118,7 +139,8 @@ struct TripletTask {
   int64_t row_step;    // columns rounded up to whole vectors of any level
   C* weights;          // [group, row_step] distances, then weights; null: not kept
   uint8_t* flags;      // [group, row_step]
-  C* group_rows;       // [group rounded up, padded]
+  C* group_rows;       // [group rounded up, padded]; null if whole
+  bool whole;          // the group is the batch, which meets itself
   C* anchor_gradient;  // [rows, D] added to, or null
   C* column_gradient;  // [columns, D] added to, or null
 
@@ -131,32 +153,37 @@ struct TripletTask {
 };
 
 // `params` of a formula F are its own F::Params.
-#define SIAM_DECLARE_BATCH(level)                                                                  \
-  namespace level {                                                                                \
-  template <class C>                                                                               \
-  TileGeometry tile_geometry(int64_t columns);                                                     \
-  template <class C>                                                                               \
-  void pack_columns(const Matrix& m, const TileGeometry& g, const Packed<C>& out, int64_t begin,   \
-                    int64_t end);                                                                  \
-  template <class F, class C>                                                                      \
-  void batch_pairs(const PairTask<C>& task, const void* params, int64_t begin, int64_t end);       \
-  template <class F, class C>                                                                      \
-  void batch_meetings(const MeetingTask<C>& task, const void* params, int64_t begin, int64_t end); \
-  template <class C>                                                                               \
-  void meeting_gradients(const MeetingTask<C>& task, int64_t begin, int64_t end);                  \
-  template <class C>                                                                               \
-  void finish_meetings(const MeetingTask<C>& task, int64_t begin, int64_t end);                    \
-  template <class C>                                                                               \
-  void distances(const DistanceTask<C>& task, int64_t begin, int64_t end);                         \
-  template <class C>                                                                               \
-  void distance_gradients(const DistanceTask<C>& task, int64_t begin, int64_t end);                \
-  template <class C>                                                                               \
-  void anchor_rows(const TripletTask<C>& task, int64_t begin, int64_t end);                        \
-  template <class C>                                                                               \
-  void column_rows(const TripletTask<C>& task, int64_t begin, int64_t end);                        \
-  template <class C>                                                                               \
-  void add_picks(const TripletTask<C>& task, const int64_t* start, const Pick<C>* entries,         \
-                 bool anchors, C* gradient, int64_t begin, int64_t end);                           \
+#define SIAM_DECLARE_BATCH(level)                                                                \
+  namespace level {                                                                              \
+  template <class C>                                                                             \
+  TileGeometry tile_geometry(int64_t columns);                                                   \
+  template <class C>                                                                             \
+  void pack_columns(const Matrix& m, const TileGeometry& g, const Packed<C>& out, int64_t begin, \
+                    int64_t end);                                                                \
+  template <class F, class C>                                                                    \
+  void batch_pairs(const PairTask<C>& task, const void* params, int64_t begin, int64_t end);     \
+  template <class F, class C>                                                                    \
+  void batch_meetings(const PairMeetings<C>& task, const void* params, int64_t begin,            \
+                      int64_t end);                                                              \
+  template <class C>                                                                             \
+  void meeting_gradients(const Meetings<C>& task, int64_t begin, int64_t end);                   \
+  template <class C>                                                                             \
+  void finish_meetings(const Meetings<C>& task, int side, int64_t begin, int64_t end);           \
+  template <class C>                                                                             \
+  void spoil_anchors(const PairTask<C>& task, int64_t begin, int64_t end);                       \
+  template <class C>                                                                             \
+  void distances(const DistanceTask<C>& task, int64_t begin, int64_t end);                       \
+  template <class C>                                                                             \
+  void distance_meetings(const DistanceMeetings<C>& task, int64_t begin, int64_t end);           \
+  template <class C>                                                                             \
+  void anchor_rows(const TripletTask<C>& task, int64_t begin, int64_t end);                      \
+  template <class C>                                                                             \
+  void anchor_gradients(const TripletTask<C>& task, int64_t begin, int64_t end);                 \
+  template <class C>                                                                             \
+  void column_rows(const TripletTask<C>& task, int64_t begin, int64_t end);                      \
+  template <class C>                                                                             \
+  void add_picks(const TripletTask<C>& task, const int64_t* start, const Pick<C>* entries,       \
+                 bool anchors, C* gradient, int64_t begin, int64_t end);                         \
   }
 SIAM_DECLARE_BATCH(generic)
 #if defined(__x86_64__)

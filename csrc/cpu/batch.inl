@@ -12,7 +12,7 @@
 
 #define SIAM_INSTANTIATE_FOR(F, C)                                                    \
   template void batch_pairs<F, C>(const PairTask<C>&, const void*, int64_t, int64_t); \
-  template void batch_meetings<F, C>(const MeetingTask<C>&, const void*, int64_t, int64_t);
+  template void batch_meetings<F, C>(const PairMeetings<C>&, const void*, int64_t, int64_t);
 #define SIAM_INSTANTIATE(F)      \
   SIAM_INSTANTIATE_FOR(F, float) \
   SIAM_INSTANTIATE_FOR(F, double)
@@ -23,11 +23,13 @@ SIAM_FOR_EACH_LOSS(SIAM_INSTANTIATE)
   template TileGeometry tile_geometry<C>(int64_t);                                             \
   template void pack_columns<C>(const Matrix&, const TileGeometry&, const Packed<C>&, int64_t, \
                                 int64_t);                                                      \
-  template void meeting_gradients<C>(const MeetingTask<C>&, int64_t, int64_t);                 \
-  template void finish_meetings<C>(const MeetingTask<C>&, int64_t, int64_t);                   \
+  template void meeting_gradients<C>(const Meetings<C>&, int64_t, int64_t);                    \
+  template void finish_meetings<C>(const Meetings<C>&, int, int64_t, int64_t);                 \
+  template void spoil_anchors<C>(const PairTask<C>&, int64_t, int64_t);                        \
   template void distances<C>(const DistanceTask<C>&, int64_t, int64_t);                        \
-  template void distance_gradients<C>(const DistanceTask<C>&, int64_t, int64_t);               \
+  template void distance_meetings<C>(const DistanceMeetings<C>&, int64_t, int64_t);            \
   template void anchor_rows<C>(const TripletTask<C>&, int64_t, int64_t);                       \
+  template void anchor_gradients<C>(const TripletTask<C>&, int64_t, int64_t);                  \
   template void column_rows<C>(const TripletTask<C>&, int64_t, int64_t);                       \
   template void add_picks<C>(const TripletTask<C>&, const int64_t*, const Pick<C>*, bool, C*,  \
                              int64_t, int64_t);

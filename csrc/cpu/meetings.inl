@@ -1,67 +1,85 @@
-// The losses over all pairs of one batch, each pair computed once.
+// Pairs that are computed once and give a gradient to both ends.
 //
-// d(i, j) = d(j, i), so a block of rows that meets another one makes weights for both. A round is a
-// list of meetings in which no block occurs twice: first the weights of all of them, then the
-// gradients, each row's by one thread and in the order of the rounds. 3B²D FLOPs instead of the
-// 4B²D of pairs.inl, and half of its values; the weights of a round are in the second-level cache.
+// Blocks of rows meet in rounds in which no block occurs twice: first the weights of all pairs of a
+// round, then what they give, each row's by one thread and in the order of the rounds. A batch that
+// meets itself so takes 3B²D FLOPs instead of the 4B²D of pairs.inl, since d(i, j) = d(j, i), and
+// half of its values. The weights of a round are a bounded workspace.
 
+// A panel's part of a meeting's weights, and which of its rows went past them.
 template <class C>
-SIAM_INLINE bool meets_itself(const MeetingTask<C>& task, const Meeting& meeting) {
-  return meeting.first == meeting.second && task.rows.first == task.pairs.chunk.first;
-}
+struct MeetingPanel {
+  int64_t at, j;  // first row in each side's chunk
+  int rows, columns;
+  C* weights;    // [kTileRows][kScratchStep]
+  double* near;  // the same shape
+  uint8_t* have_near;
+  uint32_t filled = 0;  // rows whose `near` is filled, as bits
+
+  MeetingPanel(const Meetings<C>& task, const TileGeometry& g, int64_t unit) {
+    constexpr int64_t kTile = kTileRows * kScratchStep;
+    const int64_t panels = g.meeting / kTileRows;
+    const Meeting& meeting = task.list[unit / panels];
+    at = meeting.first * g.meeting + unit % panels * kTileRows;
+    j = meeting.second * g.meeting;
+    rows = static_cast<int>(std::clamp<int64_t>(task.side[0].chunk.count - at, 0, kTileRows));
+    columns = static_cast<int>(std::min<int64_t>(g.meeting, task.side[1].chunk.count - j));
+    weights = task.weights ? task.weights + unit * kTile : nullptr;
+    near = task.weights ? task.near + unit * kTile : nullptr;
+    have_near = task.weights ? task.have_near + unit : nullptr;
+  }
+
+  // The rows that are not there or have nothing near, as zeros.
+  void close() {
+    if (!weights) return;
+    *have_near = filled != 0;
+    for (int r = 0; filled && r < rows; ++r) {
+      if (!(filled >> r & 1)) std::fill_n(near + r * kScratchStep, columns, 0.0);
+    }
+    for (int r = rows; r < kTileRows; ++r) std::fill_n(weights + r * kScratchStep, columns, C(0));
+  }
+};
 
 template <class F, class Row, class C>
-void run_meetings(const MeetingTask<C>& task, const typename F::Params& params, int64_t begin,
+void run_meetings(const PairMeetings<C>& task, const typename F::Params& params, int64_t begin,
                   int64_t end) {
   constexpr bool kSquares = Row::Element::kSquares;
-  constexpr int64_t kTile = kTileRows * kScratchStep;
+  const Meetings<C>& all = task.meetings;
+  const Packed<C>&own = all.side[0].chunk, &other = all.side[1].chunk;
   const int64_t columns = task.pairs.x.columns;
   const TileGeometry g = tile_geometry<C>(columns);
-  const int64_t panels = g.meeting / kTileRows;
   const C threshold =
       static_cast<C>(math::tile_rescue_threshold(columns, std::numeric_limits<C>::epsilon() / 2));
-  PairTask<C> apart = task.pairs;  // between two blocks a pair is computed once, for both ends
-  apart.share = 1;
-  apart.row_factor = task.pairs.share * task.pairs.row_factor;
-  apart.column_factor = task.pairs.share * task.pairs.column_factor;
-  const PairRow<F, Row, C> within{task.pairs, params, g, threshold};
-  const PairRow<F, Row, C> between{apart, params, g, threshold};
+  PairTask<C> within = task.pairs;
+  within.chunk = other;
+  PairTask<C> between = within;
+  if (all.joined) between.share = 1;
+  const PairRow<F, Row, C> row_within{within, params, g, threshold};
+  const PairRow<F, Row, C> row_between{between, params, g, threshold};
   Aligned<C> left(left_size<C>(columns));
   Aligned<PairScratch<C>> scratch(1);
   RowPanel<C> panel;
   panel.left = left.data();
 
   for (int64_t u = begin; u < end; ++u) {
-    const Meeting& meeting = task.meetings[u / panels];
-    const bool same = meets_itself(task, meeting);
-    const int64_t at = meeting.first * g.meeting + u % panels * kTileRows;
-    const int64_t j = meeting.second * g.meeting;
-    if (task.weights) task.have_near[u] = 0;
-    if (at >= task.rows.count) continue;
-    const int n = static_cast<int>(std::min<int64_t>(g.meeting, task.pairs.chunk.count - j));
-    borrow_panel(task.rows, columns, g.padded, at, kSquares && task.rows.pairs, panel);
-    C* const sums = task.weights ? task.weights + u * kTile : scratch.data()->sums;
-    double* const near = task.weights ? task.near + u * kTile : nullptr;
-    tile_sums<C, kSquares>(panel, task.pairs.chunk, j, columns, round_up(n, kTileColumns<C>), sums);
+    MeetingPanel<C> part(all, g, u);
+    if (part.rows <= 0) continue;
+    const bool same = all.same(all.list[u / (g.meeting / kTileRows)]);
+    const PairRow<F, Row, C>& row = same ? row_within : row_between;
+    const int n = part.columns;
+    borrow_panel(own, columns, g.padded, part.at, kSquares && own.pairs, panel);
+    C* const sums = part.weights ? part.weights : scratch.data()->sums;
+    tile_sums<C, kSquares>(panel, other, part.j, columns, round_up(n, kTileColumns<C>), sums);
     BatchStats stats{};
-    uint32_t filled = 0;
     for (int r = 0; r < panel.count; ++r) {
-      double* const near_row = near ? near + r * kScratchStep : nullptr;
-      const PairRow<F, Row, C>& row = same ? within : between;
-      filled |= uint32_t{row.run(panel, r, j, n, sums + r * kScratchStep, near_row, *scratch.data(),
-                                 stats)}
-                << r;
+      double* const near = part.near ? part.near + r * kScratchStep : nullptr;
+      part.filled |= uint32_t{row.run(panel, r, part.j, n, sums + r * kScratchStep, near,
+                                      *scratch.data(), stats)}
+                     << r;
     }
-    for (int r = 0; filled && r < panel.count; ++r) {
-      if (!(filled >> r & 1)) std::fill_n(near + r * kScratchStep, n, 0.0);
-    }
-    for (int r = panel.count; task.weights && r < kTileRows; ++r) {
-      std::fill_n(sums + r * kScratchStep, n, C(0));
-    }
-    if (task.weights) task.have_near[u] = filled != 0;
+    part.close();
     if (!task.pairs.stats) continue;
     BatchStats& total = task.pairs.stats[panel.first / kTileRows];
-    const int64_t times = same ? 1 : 2;
+    const int64_t times = all.joined && !same ? 2 : 1;  // within a block both ends count a pair
     total.active += times * stats.active;
     total.collapsed += times * stats.collapsed;
     total.positives += times * stats.positives;
@@ -72,11 +90,77 @@ void run_meetings(const MeetingTask<C>& task, const typename F::Params& params, 
 }
 
 template <class F, class C>
-void batch_meetings(const MeetingTask<C>& task, const void* params, int64_t begin, int64_t end) {
+void batch_meetings(const PairMeetings<C>& task, const void* params, int64_t begin, int64_t end) {
   if constexpr (F::kHasTarget) {
     const auto& own = *static_cast<const typename F::Params*>(params);
     const auto run = [&](auto row) { run_meetings<F, decltype(row), C>(task, own, begin, end); };
     pick_row(F::row(own), run, typename F::Rows{});
+  }
+}
+
+// The weights of a meeting from a matrix of them. The distances that forward made say which pairs
+// are too close for a product.
+template <class C, class T>
+void load_meetings(const DistanceMeetings<C>& task, int64_t begin, int64_t end) {
+  const Meetings<C>& all = task.meetings;
+  const Packed<C>&own = all.side[0].chunk, &other = all.side[1].chunk;
+  const int64_t columns = all.side[0].matrix.columns, step = all.side[1].matrix.rows;
+  const int64_t rows = all.side[0].matrix.rows;
+  const TileGeometry g = tile_geometry<C>(columns);
+  // A little more than the forward pass's own, since the distances may be rounded to half.
+  const C threshold = static_cast<C>(
+      1.02 * math::tile_rescue_threshold(columns, std::numeric_limits<C>::epsilon() / 2));
+  for (int64_t u = begin; u < end; ++u) {
+    MeetingPanel<C> part(all, g, u);
+    if (part.rows <= 0) continue;
+    for (int r = 0; r < part.rows; ++r) {
+      const int64_t i = own.first + part.at + r, n = part.columns;
+      const int64_t offset = i * step + other.first + part.j;
+      const T* const weights = static_cast<const T*>(task.weights) + offset;
+      const T* const d2 = static_cast<const T*>(task.distances) + offset;
+      const C norm = own.norms[part.at + r];
+      const C* const norms = other.norms + part.j;
+      C* const row = part.weights + r * kScratchStep;
+      // A block's part of a row is short, and the next one on another page: hardware does not see
+      // it coming.
+      constexpr int64_t kAhead = 6, kLine = 64 / sizeof(T);
+      for (int64_t c = 0; i + kAhead < rows && c < n; c += kLine) {
+        __builtin_prefetch(weights + kAhead * step + c);
+        __builtin_prefetch(d2 + kAhead * step + c);
+      }
+      const auto fine = [&](int64_t c) {
+        const C size = norm + norms[c];
+        return (static_cast<C>(math::widen(d2[c])) >= threshold * size) &
+               (size >= SafeRange<C>::kLow) & (size <= SafeRange<C>::kHigh);
+      };
+      Flag<C> any = 0;
+      for (int64_t c = 0; c < n; ++c) {
+        row[c] = static_cast<C>(math::widen(weights[c]));
+        any |= fine(c) ? 0 : 1;
+      }
+      if (any) {
+        double* const near = part.near + r * kScratchStep;
+        part.filled |= uint32_t{1} << r;
+        for (int64_t c = 0; c < n; ++c) {
+          near[c] = 0;
+          if (fine(c)) continue;
+          near[c] = row[c];
+          row[c] = 0;
+        }
+      }
+      all.side[0].weight_sum[i] += sum_weights(row, static_cast<int>(n));
+    }
+    part.close();
+  }
+}
+
+template <class C>
+void distance_meetings(const DistanceMeetings<C>& task, int64_t begin, int64_t end) {
+  switch (task.meetings.side[0].matrix.dtype) {
+    case DType::kFloat16: return load_meetings<C, math::Half>(task, begin, end);
+    case DType::kBFloat16: return load_meetings<C, math::BFloat16>(task, begin, end);
+    case DType::kFloat32: return load_meetings<C, float>(task, begin, end);
+    case DType::kFloat64: return load_meetings<C, double>(task, begin, end);
   }
 }
 
@@ -98,56 +182,52 @@ struct ColumnSums {
 };
 
 template <class C, bool kSquares>
-void add_meetings(const MeetingTask<C>& task, int64_t begin, int64_t end) {
+void add_meetings(const Meetings<C>& task, int64_t begin, int64_t end) {
   constexpr int64_t kTile = kTileRows * kScratchStep;
-  const Matrix& x = task.pairs.x;
-  const TileGeometry g = tile_geometry<C>(x.columns);
+  const int64_t columns = task.side[0].matrix.columns;
+  const TileGeometry g = tile_geometry<C>(columns);
   const int64_t panels = g.meeting / kTileRows;
   Aligned<C> local(kTileRows * g.padded);
   for (int64_t u = begin; u < end; ++u) {
     const int64_t m = u / (2 * panels), q = u % panels;
-    const bool second = u / panels % 2 != 0;  // its block: the weights are read the other way round
-    const Meeting& meeting = task.meetings[m];
-    const bool same = meets_itself(task, meeting);
-    const Packed<C>& mine = second ? task.pairs.chunk : task.rows;
-    const Packed<C>& theirs = second ? task.rows : task.pairs.chunk;
+    const int which = static_cast<int>(u / panels % 2);
+    const bool second = which == 1;  // its block: the weights are read the other way round
+    const Meeting& meeting = task.list[m];
+    const MeetingSide<C>&mine = task.side[which], &theirs = task.side[1 - which];
     const int64_t at = (second ? meeting.second : meeting.first) * g.meeting + q * kTileRows;
     const int64_t j = (second ? meeting.first : meeting.second) * g.meeting;
-    if (at >= mine.count || (second && same)) continue;
-    const int count = static_cast<int>(std::min<int64_t>(kTileRows, mine.count - at));
-    const int64_t n = std::min<int64_t>(g.meeting, theirs.count - j);
-    const C* const own = mine.rows + at * g.padded;
-    const C* const others = theirs.rows + j * g.padded;
+    if (!mine.gradient || at >= mine.chunk.count || (second && task.same(meeting))) continue;
+    const int count = static_cast<int>(std::min<int64_t>(kTileRows, mine.chunk.count - at));
+    const int64_t n = std::min<int64_t>(g.meeting, theirs.chunk.count - j);
+    const int64_t first = mine.chunk.first + at;
+    const C* const own = mine.chunk.rows + at * g.padded;
+    const C* const others = theirs.chunk.rows + j * g.padded;
     const C* const weights =
         task.weights + m * panels * kTile + (second ? q * kTileRows : q * kTile);
-    C* const out = task.pairs.gradient + (mine.first + at) * x.columns;
-    const bool whole = count == kTileRows && g.padded == x.columns;
+    C* const out = mine.gradient + first * columns;
+    const bool whole = count == kTileRows && g.padded == columns;
     C* const to = whole ? out : local.data();
-    // A block meets itself before anybody else.
-    if (same) {
-      std::fill_n(to, kTileRows * g.padded, C(0));
-    } else if (!whole) {
-      for (int r = 0; r < count; ++r)
-        std::copy_n(out + r * x.columns, x.columns, to + r * g.padded);
+    for (int r = 0; !whole && r < count; ++r) {
+      std::copy_n(out + r * columns, columns, to + r * g.padded);
     }
 
-    const auto near = [&](int r, int64_t c, const double* weight) {
-      if (*weight == 0) return;
-      add_near<C, kSquares>(*weight, x, mine.first + at + r, own + r * g.padded,
-                            mine.finite[at + r] != 0, x, theirs.first + j + c,
-                            others + c * g.padded, theirs.finite[j + c] != 0, g.padded,
-                            to + r * g.padded);
+    const auto near = [&](int r, int64_t c, double weight) {
+      if (weight == 0) return;
+      add_near<C, kSquares>(
+          weight, mine.matrix, first + r, own + r * g.padded, mine.chunk.finite[at + r] != 0,
+          theirs.matrix, theirs.chunk.first + j + c, others + c * g.padded,
+          theirs.chunk.finite[j + c] != 0, g.padded, to + r * g.padded, task.isolated);
     };
     if (!second && task.have_near[m * panels + q]) {
       const double* const from = task.near + (m * panels + q) * kTile;
       for (int r = 0; r < count; ++r) {
-        for (int64_t c = 0; c < n; ++c) near(r, c, from + r * kScratchStep + c);
+        for (int64_t c = 0; c < n; ++c) near(r, c, from[r * kScratchStep + c]);
       }
     }
     for (int64_t c = 0; second && c < n; ++c) {
       if (!task.have_near[m * panels + c / kTileRows]) continue;
       const double* const from = task.near + m * panels * kTile + c * kScratchStep + q * kTileRows;
-      for (int r = 0; r < count; ++r) near(r, c, from + r);
+      for (int r = 0; r < count; ++r) near(r, c, from[r]);
     }
 
     if (!kSquares) {
@@ -155,35 +235,33 @@ void add_meetings(const MeetingTask<C>& task, int64_t begin, int64_t end) {
                             count, others, n, g.padded, to);
     } else if (second) {
       const ColumnSums<C> sums(weights, kScratchStep, n);
-      for (int r = 0; r < count; ++r) task.pairs.weight_sum[mine.first + at + r] += sums.sum[r];
+      for (int r = 0; r < count; ++r) mine.weight_sum[first + r] += sums.sum[r];
       add_weighted_rows<C, true>(weights, others, n, g.padded, to);
     } else {
       add_weighted_rows(weights, others, n, g.padded, to);
     }
     for (int r = 0; !whole && r < count; ++r) {
-      std::copy_n(to + r * g.padded, x.columns, out + r * x.columns);
+      std::copy_n(to + r * g.padded, columns, out + r * columns);
     }
   }
 }
 
 template <class C>
-void meeting_gradients(const MeetingTask<C>& task, int64_t begin, int64_t end) {
+void meeting_gradients(const Meetings<C>& task, int64_t begin, int64_t end) {
   task.squares ? add_meetings<C, true>(task, begin, end) : add_meetings<C, false>(task, begin, end);
 }
 
-// Rows [begin, end) of the batch, after the last round.
+// Rows [begin, end) of a side after the last round.
 template <class C>
-void finish_meetings(const MeetingTask<C>& task, int64_t begin, int64_t end) {
-  const PairTask<C>& pairs = task.pairs;
-  const int64_t columns = pairs.x.columns;
+void finish_meetings(const Meetings<C>& task, int which, int64_t begin, int64_t end) {
+  const MeetingSide<C>& side = task.side[which];
+  const int64_t columns = side.matrix.columns;
+  if (!task.squares) return;
   Aligned<C> row(columns);
   for (int64_t i = begin; i < end; ++i) {
-    widen_row(pairs.x, i, row.data());
-    const bool finite = all_finite(row.data(), columns);
-    if (!finite) row.clear();
-    C* const out = pairs.gradient ? pairs.gradient + i * columns : nullptr;
-    if (out && task.squares) finish_gradient<C, true>(pairs, i, row.data(), out, out);
-    if (out && !task.squares) finish_gradient<C, false>(pairs, i, row.data(), out, out);
-    if (!finite) spoil(pairs, i);
+    widen_row(side.matrix, i, row.data());
+    if (!all_finite(row.data(), columns)) row.clear();
+    C* const out = side.gradient + i * columns;
+    finish_gradient<C, true>(side.weight_sum[i], row.data(), out, columns, out);
   }
 }

@@ -95,14 +95,15 @@ __attribute__((noinline)) void add_weighted_signs(const C* weights, int64_t row_
 }
 
 // What a pair that no product can do gives to one of its ends, row i of x: w · (y − x), or
-// w · sign(x − y). A row that is not finite gives nothing to one that is.
+// w · sign(x − y). Isolated: a row that is not finite gives nothing to one that is.
 template <class C, bool kSquares>
 SIAM_INLINE void add_near(double weight, const Matrix& x, int64_t i, const C* own, bool own_finite,
                           const Matrix& y, int64_t j, const C* other, bool other_finite,
-                          int64_t padded, C* gradient) {
-  if (weight == 0 || (own_finite && !other_finite)) return;
+                          int64_t padded, C* gradient, bool isolated = true) {
+  if (weight == 0 || (isolated && own_finite && !other_finite)) return;
   const double size = std::fabs(weight);
-  if (kSquares && own_finite && size >= SafeRange<C>::kLow && size <= SafeRange<C>::kHigh) {
+  if (kSquares && own_finite && other_finite && size >= SafeRange<C>::kLow &&
+      size <= SafeRange<C>::kHigh) {
     return add_difference(static_cast<C>(weight), own, other, padded, gradient);
   }
   for (int64_t d = 0; d < x.columns; ++d) {
@@ -112,18 +113,13 @@ SIAM_INLINE void add_near(double weight, const Matrix& x, int64_t i, const C* ow
   }
 }
 
-// The gradient of row i from Σ w · y: d(d²)/dx = 2(x − y). A row that is not finite is zeros in x.
+// The gradient of a row from Σ w · y: d(d²)/dx = 2(x − y). A row that is not finite is zeros in x.
 template <class C, bool kSquares>
-SIAM_INLINE void finish_gradient(const PairTask<C>& task, int64_t i, const C* x, const C* sum,
-                                 C* out) {
-  const int64_t columns = task.x.columns;
+SIAM_INLINE void finish_gradient(double weight, const C* x, const C* sum, int64_t columns, C* out) {
   if (kSquares) {
-    const double weight = task.weight_sum[i];
-    for (int64_t d = 0; d < columns; ++d) {
-      out[d] = static_cast<C>(2 * task.gradient_scale * (weight * x[d] - sum[d]));
-    }
-  } else {
-    for (int64_t d = 0; d < columns; ++d) out[d] = static_cast<C>(task.gradient_scale * sum[d]);
+    for (int64_t d = 0; d < columns; ++d) out[d] = static_cast<C>(2 * (weight * x[d] - sum[d]));
+  } else if (out != sum) {
+    std::copy_n(sum, columns, out);
   }
 }
 
@@ -152,7 +148,7 @@ struct PairRow {
   double factor(int64_t i, int64_t column) const {
     const double own = task.row_upstream ? task.row_upstream[i] : task.row_factor;
     const double other = task.column_upstream ? task.column_upstream[column] : task.column_factor;
-    return task.share * (own + other);
+    return task.weight_share * (own + other);
   }
 
   // A pair beyond C, in double: its weight. One with NaN is only counted.
@@ -252,7 +248,7 @@ struct PairRow {
       }
       for (int c = 0; c < n; ++c) sums[c] *= static_cast<C>(factor(i, first + c));
     } else {
-      const C constant = static_cast<C>(task.share * (task.row_factor + task.column_factor));
+      const C constant = static_cast<C>(task.weight_share * (task.row_factor + task.column_factor));
       C* const value = scratch.value;
       for (int c = 0; c < n; ++c) {
         const C sum[1] = {sums[c]};
@@ -348,14 +344,23 @@ void run_pairs(const PairTask<C>& task, const typename F::Params& params, int64_
         const int64_t i = panel[q].first + r;
         const C* sum = gradients.data() + q * panel_size + r * g.padded;
         if (task.gradient && task.last_chunk) {
-          finish_gradient<C, kSquares>(task, i, panel[q].rows + r * g.padded, sum,
-                                       task.gradient + i * columns);
+          finish_gradient<C, kSquares>(task.weight_sum[i], panel[q].rows + r * g.padded, sum,
+                                       columns, task.gradient + i * columns);
         } else if (task.gradient) {
           std::copy_n(sum, columns, task.gradient + i * columns);
         }
         if (task.last_chunk && !panel[q].finite[r]) spoil(task, i);
       }
     }
+  }
+}
+
+template <class C>
+void spoil_anchors(const PairTask<C>& task, int64_t begin, int64_t end) {
+  Aligned<C> row(task.x.columns);
+  for (int64_t i = begin; i < end; ++i) {
+    widen_row(task.x, i, row.data());
+    if (!all_finite(row.data(), task.x.columns)) spoil(task, i);
   }
 }
 

@@ -1,10 +1,11 @@
 // Triplets of a batch: rows of distances, what mining.inl makes of them, and the gradients.
 //
 // An anchor needs the whole row of its distances, so a group of anchors has its rows in a bounded
-// workspace. `anchor_rows` fills them (threads own anchors), turns each into weights and adds what
-// its pairs give to the anchor; `column_rows` then adds what they give to the other end (threads
-// own columns), in the order of the anchors. Hard and easy mining keep two columns an anchor
-// instead, which `add_picks` hands to their owners.
+// workspace. `anchor_rows` fills them and turns each into weights; `anchor_gradients` adds what its
+// pairs give to the anchor, and `column_rows` what they give to the other end, in the order of the
+// anchors. A batch that meets itself and fits as a whole needs no column_rows: the weights of both
+// directions are one product. Hard and easy mining keep two columns an anchor instead, which
+// `add_picks` hands to their owners. Threads own the rows that they write.
 
 // What an anchor that holds NaN counts: its terms by label alone.
 template <class C>
@@ -43,7 +44,7 @@ void anchor_rows(const TripletTask<C>& task, int64_t begin, int64_t end) {
   const bool backward = task.weights_wanted;
   const int64_t panel_size = kTileRows * g.padded;
   Aligned<C> left(kPanelGroup * left_size<C>(columns)), rows(kPanelGroup * panel_size);
-  Aligned<C> gradient(dense && backward ? panel_size : 0), sums(kTileRows * kScratchStep);
+  Aligned<C> sums(kTileRows * kScratchStep);
   Aligned<C> work(soft ? 5 * step : dense && !task.params.squared ? step : 0);
   // Rows of distances: the group's own where they become weights, else this thread's.
   Aligned<C> local(task.weights ? 0 : kPanelGroup * kTileRows * step);
@@ -131,42 +132,73 @@ void anchor_rows(const TripletTask<C>& task, int64_t begin, int64_t end) {
         }
       }
     }
-    if (!dense || !task.anchor_gradient) continue;
-    // What the pairs give to their anchor.
-    for (int q = 0; q < group; ++q) {
-      gradient.clear();
-      double weight_sum[kTileRows] = {};
-      sums.clear();
-      for (int64_t j = 0; j < count; j += g.block) {
-        const int n = static_cast<int>(std::min<int64_t>(g.block, count - j));
-        for (int r = 0; r < panel[q].count; ++r) {
-          const int64_t i = panel[q].first + r;
-          const int64_t at = (q * kTileRows + r) * step + j;
-          C* row = sums.data() + r * kScratchStep;
-          std::copy_n(matrix + at, n, row);
-          C* own_gradient = gradient.data() + r * g.padded;
-          const C* own = panel[q].rows + r * g.padded;
-          for (int c = 0; c < n; ++c) {
-            if (!flags[at + c] || row[c] == 0) continue;
-            const C weight = row[c];
-            row[c] = 0;
-            if (flags[at + c] == 1) {
-              add_difference(weight, own, all.rows + (j + c) * g.padded, g.padded, own_gradient);
-            } else if (!panel[q].finite[r] || all.finite[j + c]) {
-              add_exact_difference(weight, task.x, i, task.ref, j + c, own_gradient);
-            }
-          }
-          weight_sum[r] += sum_weights(row, n);
-        }
-        add_weighted_rows(sums.data(), all.rows + j * g.padded, n, g.padded, gradient.data());
+  }
+}
+
+// visit(c) for every c in [0, n) whose flag is set; few are.
+template <class Visit>
+SIAM_INLINE void each_flagged(const uint8_t* flags, int64_t n, const Visit& visit) {
+  for (int64_t c = 0; c < n;) {
+    uint64_t eight = 0;
+    if (c + 8 <= n) std::memcpy(&eight, flags + c, sizeof(eight));
+    if (c + 8 <= n && eight == 0) {
+      c += 8;
+      continue;
+    }
+    for (const int64_t end = std::min(c + 8, n); c < end; ++c) {
+      if (flags[c]) visit(c);
+    }
+  }
+}
+
+// What the pairs of a group give to its own rows, panels [begin, end) of the group. With
+// task.whole a row gets what it gives as an anchor and as a positive or negative.
+template <class C>
+void anchor_gradients(const TripletTask<C>& task, int64_t begin, int64_t end) {
+  const int64_t columns = task.x.columns, count = task.ref.rows, step = task.row_step;
+  const TileGeometry g = tile_geometry<C>(columns);
+  const Packed<C>& all = task.refs;
+  Aligned<C> gradient(kTileRows * g.padded), sums(kTileRows * kScratchStep);
+  for (int64_t p = begin; p < end; ++p) {
+    const int64_t first = p * kTileRows;
+    const int rows = static_cast<int>(std::min<int64_t>(kTileRows, task.group_count - first));
+    const C* const own = (task.whole ? all.rows : task.group_rows) + first * g.padded;
+    double weight_sum[kTileRows] = {};
+    gradient.clear();
+    for (int64_t j = 0; j < count; j += g.block) {
+      const int n = static_cast<int>(std::min<int64_t>(g.block, count - j));
+      for (int r = 0; r < rows; ++r) {
+        std::copy_n(task.weights + (first + r) * step + j, n, sums.data() + r * kScratchStep);
       }
-      for (int r = 0; r < panel[q].count; ++r) {
-        C* out = task.anchor_gradient + (panel[q].first + r) * columns;
-        const C* own = panel[q].rows + r * g.padded;
-        const C* sum = gradient.data() + r * g.padded;
-        for (int64_t d = 0; d < columns; ++d) {
-          out[d] += static_cast<C>(2 * (weight_sum[r] * own[d] - sum[d]));
-        }
+      for (int c = 0; task.whole && c < n; ++c) {
+        const C* const other = task.weights + (j + c) * step + first;
+        for (int r = 0; r < rows; ++r) sums.data()[r * kScratchStep + c] += other[r];
+      }
+      for (int r = 0; r < rows; ++r) {
+        const int64_t i = task.group_first + first + r;
+        const bool finite = task.row_finite(i);
+        C* const row = sums.data() + r * kScratchStep;
+        C* const to = gradient.data() + r * g.padded;
+        const uint8_t* const flags = task.flags + (first + r) * step + j;
+        each_flagged(flags, n, [&](int64_t c) {
+          const C weight = row[c];
+          row[c] = 0;
+          if (weight == 0) return;
+          if (flags[c] == 1) {
+            add_difference(weight, own + r * g.padded, all.rows + (j + c) * g.padded, g.padded, to);
+          } else if (!finite || all.finite[j + c]) {
+            add_exact_difference(weight, task.x, i, task.ref, j + c, to);
+          }
+        });
+        weight_sum[r] += sum_weights(row, n);
+      }
+      add_weighted_rows(sums.data(), all.rows + j * g.padded, n, g.padded, gradient.data());
+    }
+    for (int r = 0; r < rows; ++r) {
+      C* out = task.anchor_gradient + (task.group_first + first + r) * columns;
+      const C* sum = gradient.data() + r * g.padded;
+      for (int64_t d = 0; d < columns; ++d) {
+        out[d] += static_cast<C>(2 * (weight_sum[r] * own[r * g.padded + d] - sum[d]));
       }
     }
   }
@@ -188,20 +220,19 @@ void column_rows(const TripletTask<C>& task, int64_t begin, int64_t end) {
       C* const weights = task.weights + a * step + first;
       uint8_t* const flags = task.flags + a * step + first;
       const int64_t i = task.group_first + a;
-      for (int r = 0; r < count; ++r) {
-        if (flags[r] && weights[r] != 0) {
-          const C weight = weights[r];
-          weights[r] = 0;  // this thread's own column, whose product comes next
-          C* to = gradient.data() + r * g.padded;
-          if (flags[r] == 1) {
-            add_difference(weight, all.rows + (first + r) * g.padded,
-                           task.group_rows + a * g.padded, g.padded, to);
-          } else if (!all.finite[first + r] || task.row_finite(i)) {
-            add_exact_difference(weight, task.ref, first + r, task.x, i, to);
-          }
+      each_flagged(flags, count, [&](int64_t r) {
+        const C weight = weights[r];
+        weights[r] = 0;  // this thread's own column, whose product comes next
+        if (weight == 0) return;
+        C* to = gradient.data() + r * g.padded;
+        if (flags[r] == 1) {
+          add_difference(weight, all.rows + (first + r) * g.padded, task.group_rows + a * g.padded,
+                         g.padded, to);
+        } else if (!all.finite[first + r] || task.row_finite(i)) {
+          add_exact_difference(weight, task.ref, first + r, task.x, i, to);
         }
-        weight_sum[r] += weights[r];
-      }
+      });
+      for (int r = 0; r < count; ++r) weight_sum[r] += weights[r];
     }
     add_weighted_rows<C, true>(task.weights + first, task.group_rows, task.group_count, g.padded,
                                gradient.data(), step);
@@ -216,6 +247,23 @@ void column_rows(const TripletTask<C>& task, int64_t begin, int64_t end) {
   }
 }
 
+// A row as C and whether it is finite; from the packed columns where they are the same matrix.
+template <class C>
+struct PickedRow {
+  const C* row;
+  bool finite;
+  PickedRow(const TripletTask<C>& task, const TileGeometry& g, bool ref, int64_t i, C* memory) {
+    if (ref || task.x.data == task.ref.data) {
+      row = task.refs.rows + i * g.padded;
+      finite = task.refs.finite[i] != 0;
+    } else {
+      widen_row(task.x, i, memory);
+      row = memory;
+      finite = all_finite(memory, task.x.columns);
+    }
+  }
+};
+
 // The gradients of hard and easy mining: rows [begin, end) of one side. `start` and `entries` list,
 // for each of them, the pairs it is an end of, in ascending order of the anchors.
 template <class C>
@@ -224,18 +272,23 @@ void add_picks(const TripletTask<C>& task, const int64_t* start, const Pick<C>* 
   const Matrix& own = anchors ? task.x : task.ref;
   const Matrix& other = anchors ? task.ref : task.x;
   const int64_t columns = own.columns;
-  std::vector<C> x(columns), y(columns);
+  const TileGeometry g = tile_geometry<C>(columns);
+  Aligned<C> x(g.padded), y(g.padded), sum(g.padded);
   for (int64_t i = begin; i < end; ++i) {
     if (start[i] == start[i + 1]) continue;
-    C* const out = gradient + i * columns;
-    widen_row(own, i, x.data());
-    const bool finite = all_finite(x.data(), columns);
+    const PickedRow<C> mine(task, g, !anchors, i, x.data());
+    sum.clear();
     for (int64_t k = start[i]; k < start[i + 1]; ++k) {
-      const C weight = 2 * entries[k].weight;
-      if (weight == 0) continue;
-      widen_row(other, entries[k].row, y.data());
-      if (finite && !all_finite(y.data(), columns)) continue;
-      for (int64_t d = 0; d < columns; ++d) out[d] += weight * (x[d] - y[d]);
+      const Pick<C>& pick = entries[k];
+      if (pick.weight == 0) continue;
+      const PickedRow<C> theirs(task, g, anchors, pick.row, y.data());
+      if (mine.finite && theirs.finite) {
+        add_difference(-2 * pick.weight, mine.row, theirs.row, g.padded, sum.data());
+      } else if (!mine.finite) {
+        add_exact_difference(-2 * double(pick.weight), own, i, other, pick.row, sum.data());
+      }
     }
+    C* const out = gradient + i * columns;
+    for (int64_t d = 0; d < columns; ++d) out[d] += sum.data()[d];
   }
 }

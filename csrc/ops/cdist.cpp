@@ -88,17 +88,22 @@ std::vector<Tensor> backward(const CdistBackend& backend, const Tensor& grad, co
         .contiguous();
   };
   const Tensor upstream = matrices(grad), known = matrices(distances);
+  std::array<Tensor, 2> gradients;
+  for (int side = 0; side < 2; ++side) {
+    const Tensor& own = both[side];
+    if (!mask[side]) continue;
+    gradients[side] = at::empty(own.sizes(), own.options().dtype(compute_type(own.scalar_type())));
+  }
+  backend.backward(both[0], both[1], upstream, known, gradients);
   std::vector<Tensor> results;
   for (int side = 0; side < 2; ++side) {
     if (!mask[side]) continue;
     const Tensor &own = both[side], &input = side == 0 ? x1 : x2;
-    Tensor gradient = at::empty(own.sizes(), own.options().dtype(compute_type(own.scalar_type())));
-    backend.backward(both[0], both[1], upstream, known, side == 1, gradient);
     c10::SymDimVector full(shape.begin(), shape.end());
     full.push_back(own.sym_size(1));
     full.push_back(own.sym_size(2));
     results.push_back(
-        at::sum_to(gradient.view_symint(full), input.sym_sizes()).to(input.scalar_type()));
+        at::sum_to(gradients[side].view_symint(full), input.sym_sizes()).to(input.scalar_type()));
   }
   return results;
 }

@@ -30,6 +30,8 @@ constexpr int64_t kMeetingBytes = int64_t{8} << 20;
 constexpr int64_t kMeetingRows = 1024;
 // Distances of a group of anchors that are in memory together.
 constexpr int64_t kGroupBytes = int64_t{24} << 20;
+// Panels of anchors whose weights stay in the cache.
+constexpr int64_t kGroupPanels = 32;
 // Far below every column: no row meets itself.
 constexpr int64_t kNobody = std::numeric_limits<int64_t>::min() / 2;
 constexpr int64_t kWholeVectors = 16;
@@ -226,64 +228,70 @@ void finish(BatchPass& pass, const std::vector<cpu::BatchStats>& all, double sha
   counts[4] = sum.negative_distance / std::max<double>(1, static_cast<double>(sum.negatives));
 }
 
-// --- pairs -------------------------------------------------------------------------------------
+// --- meetings ------------------------------------------------------------------------------------
 
-// Every pair of the batch once. The gradients of a chunk's rows begin where its blocks meet
-// themselves, so a chunk does that before it meets those before it.
-template <class C>
-void run_meetings(const Level<C>& level, const PairLevel<C>& pairs, const void* params,
-                  const cpu::TileGeometry& g, bool squares, const cpu::PairTask<C>& whole) {
-  const int64_t rows = whole.x.rows, panels = g.meeting / g.panel_rows;
-  const bool one = chunk_rows<C>(g, whole.x, kChunkBytes, g.meeting) >= rows;
-  const int64_t capacity = one ? rows : chunk_rows<C>(g, whole.x, kChunkBytes / 2, g.meeting);
-  PackedColumns<C> first(g, whole.x.columns, one ? 0 : capacity, whole.x.dtype);
-  PackedColumns<C> second(g, whole.x.columns, capacity, whole.x.dtype);
-  const int64_t tile = g.meeting * g.scratch_step;
-  const int64_t most = round_up(capacity, g.meeting) / g.meeting;  // meetings of a round
+// Plays all rounds of two lists of rows, a chunk of each at a time. `make_weights` takes the
+// meetings and a range of units; the sides' matrices, gradients and weight sums are given.
+template <class C, class MakeWeights>
+void play(const Level<C>& level, cpu::Meetings<C>& all, const MakeWeights& make_weights) {
+  cpu::MeetingSide<C>&own = all.side[0], &other = all.side[1];
+  const cpu::Matrix &x = own.matrix, &y = other.matrix;
+  const cpu::TileGeometry g = level.tile_geometry(x.columns);
+  const int64_t panels = g.meeting / g.panel_rows, tile = g.meeting * g.scratch_step;
+  // One chunk for a batch that meets itself and fits; else one for each side.
+  const bool one = all.joined && chunk_rows<C>(g, x, kChunkBytes, g.meeting) >= x.rows;
+  const int64_t bytes = one ? kChunkBytes : kChunkBytes / 2;
+  const int64_t capacity[2] = {chunk_rows<C>(g, x, bytes, g.meeting),
+                               chunk_rows<C>(g, y, bytes, g.meeting)};
+  const auto blocks = [&](int64_t rows) { return round_up(rows, g.meeting) / g.meeting; };
+  PackedColumns<C> first(g, x.columns, capacity[0], x.dtype);
+  PackedColumns<C> second(g, x.columns, one ? 0 : capacity[1], y.dtype);
+  const bool backward = own.gradient || other.gradient;
+  const int64_t most = std::max<int64_t>(std::min(blocks(capacity[0]), blocks(capacity[1])), 1);
   const int64_t fit = std::clamp<int64_t>(kMeetingBytes / (tile * int64_t{sizeof(C)}), 1, most);
-  const bool backward = whole.gradient != nullptr;
   Buffer<C> weights(backward ? fit * tile : 0);
   Buffer<double> near(backward ? fit * tile : 0);  // memory that most batches never touch
   Buffer<uint8_t> have_near(fit * panels);
-  cpu::MeetingTask<C> task{};
-  task.pairs = whole;
-  task.squares = squares;
-  task.weights = backward ? weights.data() : nullptr;
-  task.near = near.data();
-  task.have_near = have_near.data();
-  std::fill_n(whole.values, rows, 0.0);
-  std::fill_n(whole.weight_sum, rows, 0.0);
+  all.weights = backward ? weights.data() : nullptr;
+  all.near = near.data();
+  all.have_near = have_near.data();
 
-  const auto play = [&](const std::vector<std::vector<cpu::Meeting>>& rounds) {
-    const int64_t grain = std::max<int64_t>(grain_of(g, whole.x.columns, g.meeting), 4);
-    for (const std::vector<cpu::Meeting>& round : rounds) {
+  const auto rounds = [&](const std::vector<std::vector<cpu::Meeting>>& list) {
+    const int64_t grain = std::max<int64_t>(grain_of(g, x.columns, g.meeting), 4);
+    for (const std::vector<cpu::Meeting>& round : list) {
       for (size_t at = 0; at < round.size(); at += fit) {
-        task.meetings = round.data() + at;
-        const int64_t count = std::min<int64_t>(fit, round.size() - at);
-        share_out(count * panels, grain,
-                  [&](int64_t begin, int64_t end) { pairs.meetings(task, params, begin, end); });
+        all.list = round.data() + at;
+        all.count = std::min<int64_t>(fit, round.size() - at);
+        share_out(all.count * panels, grain,
+                  [&](int64_t begin, int64_t end) { make_weights(all, begin, end); });
         if (!backward) continue;
-        share_out(2 * count * panels, grain,
-                  [&](int64_t begin, int64_t end) { level.meeting_gradients(task, begin, end); });
+        share_out(2 * all.count * panels, grain,
+                  [&](int64_t begin, int64_t end) { level.meeting_gradients(all, begin, end); });
       }
     }
   };
-  const auto blocks = [&](const cpu::Packed<C>& chunk) {
-    return round_up(chunk.count, g.meeting) / g.meeting;
-  };
-  for (int64_t q = 0; q < rows; q += capacity) {
-    second.fill(level, g, whole.x, q, std::min(capacity, rows - q));
-    task.pairs.chunk = task.rows = second.packed;
-    play(cpu::rounds_within(blocks(task.rows)));
-    for (int64_t p = 0; p < q; p += capacity) {
-      first.fill(level, g, whole.x, p, capacity);
-      task.rows = first.packed;
-      play(cpu::rounds_between(blocks(task.rows), blocks(task.pairs.chunk)));
+  for (int64_t p = 0; p < x.rows; p += capacity[0]) {
+    first.fill(level, g, x, p, std::min(capacity[0], x.rows - p));
+    own.chunk = first.packed;
+    if (all.joined) {
+      other.chunk = first.packed;
+      rounds(cpu::rounds_within(blocks(own.chunk.count)));
+    }
+    for (int64_t q = all.joined ? p + capacity[0] : 0; q < y.rows; q += capacity[1]) {
+      second.fill(level, g, y, q, std::min(capacity[1], y.rows - q));
+      other.chunk = second.packed;
+      rounds(cpu::rounds_between(blocks(own.chunk.count), blocks(other.chunk.count)));
     }
   }
-  at::parallel_for(0, rows, 256,
-                   [&](int64_t begin, int64_t end) { level.finish_meetings(task, begin, end); });
+  for (int which = 0; which < (all.joined ? 1 : 2); ++which) {
+    if (!all.side[which].gradient) continue;
+    at::parallel_for(0, all.side[which].matrix.rows, 256, [&](int64_t begin, int64_t end) {
+      level.finish_meetings(all, which, begin, end);
+    });
+  }
 }
+
+// --- pairs -------------------------------------------------------------------------------------
 
 template <class C>
 void run_pairs(const BatchLoss& loss, const BatchOptions& options, const BatchOperands& operands,
@@ -303,56 +311,66 @@ void run_pairs(const BatchLoss& loss, const BatchOptions& options, const BatchOp
   } else {
     kernels = loss.pairs_double();
   }
-  const auto run = [&](const cpu::PairTask<C>& task, int64_t begin, int64_t end) {
-    kernels.rows(task, options.params, begin, end);
-  };
 
   std::vector<cpu::BatchStats> stats(pass.want_stats ? round_up(x.rows, g.panel_rows) / g.panel_rows
                                                      : 0);
+  std::vector<double> weight_sum(x.rows), other_weight_sum(joined ? 0 : ref.rows);
   cpu::PairTask<C> task{};
-  task.share = halved ? 0.5 : 1.0;
-  const auto weight_sum = std::make_unique<double[]>(std::max(x.rows, ref.rows) + 1);
-  task.weight_sum = weight_sum.get();
-  task.gradient_scale = 1;
-
-  // The anchors' side: values, and the gradient of the embeddings.
   task.x = x;
   task.ref = ref;
   task.row_class = classes.row_class.data();
   task.column_class = classes.column_class.data();
   task.self = joined ? 0 : operands.self >= 0 ? operands.self : kNobody;
+  task.share = task.weight_share = halved ? 0.5 : 1.0;
   task.row_factor = 1;
   task.column_factor = joined ? 1 : 0;
   task.row_upstream = upstream_of<C>(pass);
   task.column_upstream = joined ? upstream_of<C>(pass) : nullptr;
   task.values = pass.values.mutable_data_ptr<double>();
+  task.weight_sum = weight_sum.data();
   task.want_stats = pass.want_stats;
   task.stats = pass.want_stats ? stats.data() : nullptr;
-  task.gradient =
-      pass.gradients[0] ? static_cast<C*>(pass.gradient[0].mutable_data_ptr()) : nullptr;
-  if (joined && !pass.each_value && x.rows >= kMeetingRows) {
-    const bool squares = loss.formula(options.params).squares;
-    run_meetings(level, kernels, options.params, g, squares, task);
-  } else {
-    each_chunk(level, task, run);
-  }
+  const auto gradient = [&](int side) -> C* {
+    if (!pass.gradients[side]) return nullptr;
+    return static_cast<C*>(pass.gradient[side].mutable_data_ptr());
+  };
+  task.gradient = gradient(0);
 
-  if (pass.gradients[1]) {  // the other side: only weights, from the anchors' upstream gradients
-    std::vector<int32_t> anchors(classes.row_class);
-    anchors.resize(round_up(x.rows, kWholeVectors), -2);
-    std::swap(task.x, task.ref);
-    task.row_class = classes.column_class.data();
-    task.column_class = anchors.data();
-    task.self = operands.self >= 0 ? -operands.self : kNobody;
-    task.row_factor = 0;
-    task.column_factor = 1;
-    task.column_upstream = upstream_of<C>(pass);
-    task.row_upstream = nullptr;
-    task.values = nullptr;
-    task.want_stats = false;
-    task.stats = nullptr;
-    task.gradient = static_cast<C*>(pass.gradient[1].mutable_data_ptr());
-    each_chunk(level, task, run);
+  // A row at a time where every anchor's own value is wanted, or where rounds don't pay; but the
+  // other end's gradient takes meetings.
+  const bool rows = pass.each_value || (joined ? x.rows < kMeetingRows : !pass.gradients[1]);
+  if (rows) {
+    each_chunk(level, task, [&](const cpu::PairTask<C>& part, int64_t begin, int64_t end) {
+      kernels.rows(part, options.params, begin, end);
+    });
+  }
+  if (!rows || pass.gradients[1]) {
+    std::vector<double> ignored(rows ? x.rows : 0);
+    cpu::PairMeetings<C> meetings{};
+    meetings.pairs = task;
+    if (rows) {  // all but the other end's gradient is there
+      meetings.pairs.values = ignored.data();
+      meetings.pairs.gradient = nullptr;
+      meetings.pairs.stats = nullptr;
+      meetings.pairs.want_stats = false;
+    }
+    cpu::Meetings<C>& all = meetings.meetings;
+    all.side[0] = {x, {}, meetings.pairs.gradient, weight_sum.data()};
+    all.side[1] =
+        joined ? all.side[0] : cpu::MeetingSide<C>{ref, {}, gradient(1), other_weight_sum.data()};
+    all.joined = joined;
+    all.squares = loss.formula(options.params).squares;
+    all.isolated = true;
+    std::fill_n(meetings.pairs.values, x.rows, 0.0);
+    for (int side = 0; side < 2; ++side) {
+      if (pass.gradients[side] && !(rows && side == 0)) pass.gradient[side].zero_();
+    }
+    play(level, all, [&](const cpu::Meetings<C>& now, int64_t begin, int64_t end) {
+      kernels.meetings({now, meetings.pairs}, options.params, begin, end);
+    });
+    at::parallel_for(0, x.rows, 256, [&](int64_t begin, int64_t end) {
+      level.spoil_anchors(meetings.pairs, begin, end);
+    });
   }
   const int64_t met = halved ? ref.rows - 1 : ref.rows;
   finish(pass, stats, task.share,
@@ -443,13 +461,17 @@ void run_triplets(const BatchOptions& options, const BatchOperands& operands, Ba
   } else {
     const int64_t per_row = task.row_step * (sizeof(C) + 1);
     const int64_t fit = kGroupBytes / std::max<int64_t>(per_row, 1) / g.panel_rows * g.panel_rows;
-    const int64_t group = std::min(round_up(x.rows, g.panel_rows),
-                                   std::clamp<int64_t>(fit, g.panel_rows, 32 * g.panel_rows));
-    Buffer<C> weights(group * task.row_step), group_rows(group * g.padded);
+    const int64_t rows = round_up(x.rows, g.panel_rows);
+    task.whole = joined && rows <= fit;
+    const int64_t group =
+        task.whole
+            ? rows
+            : std::min(rows, std::clamp<int64_t>(fit, g.panel_rows, kGroupPanels * g.panel_rows));
+    Buffer<C> weights(group * task.row_step), group_rows(task.whole ? 0 : group * g.padded);
     Buffer<uint8_t> flags(group * task.row_step);
     task.weights = weights.data();
     task.flags = flags.data();
-    task.group_rows = group_rows.data();
+    task.group_rows = task.whole ? nullptr : group_rows.data();
     const int64_t column_panels = round_up(ref.rows, g.panel_rows) / g.panel_rows;
     for (int64_t first = 0; first < x.rows; first += group) {
       task.group_first = first;
@@ -457,7 +479,13 @@ void run_triplets(const BatchOptions& options, const BatchOperands& operands, Ba
       at::parallel_for(0, round_up(task.group_count, g.panel_rows) / g.panel_rows,
                        grain_of(g, x.columns, ref.rows),
                        [&](int64_t begin, int64_t end) { level.anchor_rows(task, begin, end); });
-      if (!task.column_gradient) continue;
+      if (task.anchor_gradient) {
+        at::parallel_for(0, round_up(task.group_count, g.panel_rows) / g.panel_rows,
+                         grain_of(g, x.columns, ref.rows), [&](int64_t begin, int64_t end) {
+                           level.anchor_gradients(task, begin, end);
+                         });
+      }
+      if (!task.column_gradient || task.whole) continue;
       at::parallel_for(0, column_panels, grain_of(g, x.columns, task.group_count),
                        [&](int64_t begin, int64_t end) { level.column_rows(task, begin, end); });
     }
@@ -501,20 +529,26 @@ void cdist_forward(const at::Tensor& x1, const at::Tensor& x2, at::Tensor& out) 
 
 template <class C>
 void cdist_backward(const at::Tensor& x1, const at::Tensor& x2, const at::Tensor& weights,
-                    const at::Tensor& distances, at::Tensor& gradient) {
+                    const at::Tensor& distances, at::Tensor* gradients) {
   const Level<C> level = active_level<C>();
   at::Tensor kept[2];
-  cpu::DistanceTask<C> task{};
-  task.x = matrix_of(x1, kept[0]);
-  task.ref = matrix_of(x2, kept[1]);
-  const auto weight_sum = std::make_unique<double[]>(task.x.rows + 1);
-  task.weight_sum = weight_sum.get();
-  task.gradient = static_cast<C*>(gradient.mutable_data_ptr());
+  std::vector<double> weight_sum[2];
+  cpu::DistanceMeetings<C> task{};
+  for (int side = 0; side < 2; ++side) {
+    const cpu::Matrix matrix = matrix_of(side == 0 ? x1 : x2, kept[side]);
+    weight_sum[side].resize(matrix.rows);
+    C* gradient = nullptr;
+    if (gradients[side].defined()) {
+      gradient = static_cast<C*>(gradients[side].zero_().mutable_data_ptr());
+    }
+    task.meetings.side[side] = {matrix, {}, gradient, weight_sum[side].data()};
+  }
+  task.meetings.squares = true;
   task.weights = weights.const_data_ptr();
-  task.known = distances.const_data_ptr();
-  task.row_step = weights.stride(0);
-  task.column_step = weights.stride(1);
-  each_chunk(level, task, level.distance_gradients);
+  task.distances = distances.const_data_ptr();
+  play(level, task.meetings, [&](const cpu::Meetings<C>&, int64_t begin, int64_t end) {
+    level.distance_meetings(task, begin, end);
+  });
 }
 
 }  // namespace
@@ -535,14 +569,15 @@ const CdistBackend& cpu_cdist_backend() {
         }
       },
       [](const at::Tensor& x1, const at::Tensor& x2, const at::Tensor& weights,
-         const at::Tensor& distances, bool other_end, at::Tensor& gradient) {
-        for (int64_t n = 0; n < gradient.size(0); ++n) {
-          at::Tensor one = gradient[n];
-          const at::Tensor w = other_end ? weights[n].t() : weights[n];
-          const at::Tensor d2 = other_end ? distances[n].t() : distances[n];
-          const at::Tensor &own = other_end ? x2 : x1, &other = other_end ? x1 : x2;
-          x1.scalar_type() == at::kDouble ? cdist_backward<double>(own[n], other[n], w, d2, one)
-                                          : cdist_backward<float>(own[n], other[n], w, d2, one);
+         const at::Tensor& distances, std::array<at::Tensor, 2>& gradients) {
+        for (int64_t n = 0; n < x1.size(0); ++n) {
+          at::Tensor each[2];
+          for (int side = 0; side < 2; ++side) {
+            if (gradients[side].defined()) each[side] = gradients[side][n];
+          }
+          x1.scalar_type() == at::kDouble
+              ? cdist_backward<double>(x1[n], x2[n], weights[n], distances[n], each)
+              : cdist_backward<float>(x1[n], x2[n], weights[n], distances[n], each);
         }
       }};
   return backend;

@@ -24,17 +24,23 @@ struct Level {
   decltype(&cpu::generic::pack_columns<C>) pack_columns;
   decltype(&cpu::generic::meeting_gradients<C>) meeting_gradients;
   decltype(&cpu::generic::finish_meetings<C>) finish_meetings;
+  decltype(&cpu::generic::spoil_anchors<C>) spoil_anchors;
   decltype(&cpu::generic::distances<C>) distances;
-  decltype(&cpu::generic::distance_gradients<C>) distance_gradients;
+  decltype(&cpu::generic::distance_meetings<C>) distance_meetings;
   decltype(&cpu::generic::anchor_rows<C>) anchor_rows;
+  decltype(&cpu::generic::anchor_gradients<C>) anchor_gradients;
   decltype(&cpu::generic::column_rows<C>) column_rows;
   decltype(&cpu::generic::add_picks<C>) add_picks;
 };
 
-#define SIAM_LEVEL_FUNCTIONS(level)                                                                \
-  {cpu::level::tile_geometry<C>,   cpu::level::pack_columns<C>, cpu::level::meeting_gradients<C>,  \
-   cpu::level::finish_meetings<C>, cpu::level::distances<C>,    cpu::level::distance_gradients<C>, \
-   cpu::level::anchor_rows<C>,     cpu::level::column_rows<C>,  cpu::level::add_picks<C>}
+#define SIAM_LEVEL_FUNCTIONS(level)                                     \
+  {                                                                     \
+      cpu::level::tile_geometry<C>,     cpu::level::pack_columns<C>,    \
+      cpu::level::meeting_gradients<C>, cpu::level::finish_meetings<C>, \
+      cpu::level::spoil_anchors<C>,     cpu::level::distances<C>,       \
+      cpu::level::distance_meetings<C>, cpu::level::anchor_rows<C>,     \
+      cpu::level::anchor_gradients<C>,  cpu::level::column_rows<C>,     \
+      cpu::level::add_picks<C>}
 template <class C>
 Level<C> active_level() {
 #if defined(__x86_64__)
@@ -50,7 +56,7 @@ Level<C> active_level() {
 template <class C>
 struct PairLevel {
   void (*rows)(const cpu::PairTask<C>&, const void* params, int64_t begin, int64_t end);
-  void (*meetings)(const cpu::MeetingTask<C>&, const void* params, int64_t begin, int64_t end);
+  void (*meetings)(const cpu::PairMeetings<C>&, const void* params, int64_t begin, int64_t end);
 };
 template <class F, class C>
 PairLevel<C> active_pairs() {

@@ -111,7 +111,7 @@ void cdist_forward(const at::Tensor& x1, const at::Tensor& x2, at::Tensor& out) 
   memory.check_written();
 }
 
-void cdist_backward(const at::Tensor& x1, const at::Tensor& x2, const at::Tensor& weights,
+void cdist_gradient(const at::Tensor& x1, const at::Tensor& x2, const at::Tensor& weights,
                     const at::Tensor& distances, bool other_end, at::Tensor& gradient) {
   if (gradient.numel() == 0) return;
   const DeviceGuard guard(x1);
@@ -152,6 +152,14 @@ void cdist_backward(const at::Tensor& x1, const at::Tensor& x2, const at::Tensor
   cuda::launch_product(args, dtype, device, stream);
   check_launch("squared_cdist_backward");
   memory.check_written();
+}
+
+void cdist_backward(const at::Tensor& x1, const at::Tensor& x2, const at::Tensor& weights,
+                    const at::Tensor& distances, std::array<at::Tensor, 2>& gradients) {
+  for (int side = 0; side < 2; ++side) {
+    if (!gradients[side].defined()) continue;
+    cdist_gradient(x1, x2, weights, distances, side == 1, gradients[side]);
+  }
 }
 
 // --- pairs ---------------------------------------------------------------------------------------

@@ -152,6 +152,22 @@ struct TripletTask {
   bool row_finite(int64_t i) const { return finite_rows[i] != 0; }
 };
 
+// A column and its distance, or -1.
+template <class C>
+struct Best {
+  C value;
+  int64_t index;
+};
+
+// Hard or easy mining of a batch in itself: groups of rows meet, every two once.
+template <class C>
+struct MinedTask {
+  TripletTask<C> triplets;
+  int64_t group;   // rows of a group: whole panels, of rows and of columns
+  int64_t groups;  // units are their pairs, first ≤ second
+  Best<C>* best;   // [groups, rows, 2] best positive and negative of a row in a group
+};
+
 // `params` of a formula F are its own F::Params.
 #define SIAM_DECLARE_BATCH(level)                                                                \
   namespace level {                                                                              \
@@ -181,6 +197,10 @@ struct TripletTask {
   void anchor_gradients(const TripletTask<C>& task, int64_t begin, int64_t end);                 \
   template <class C>                                                                             \
   void column_rows(const TripletTask<C>& task, int64_t begin, int64_t end);                      \
+  template <class C>                                                                             \
+  void mine_groups(const MinedTask<C>& task, int64_t begin, int64_t end);                        \
+  template <class C>                                                                             \
+  void finish_mined(const MinedTask<C>& task, int64_t begin, int64_t end);                       \
   template <class C>                                                                             \
   void add_picks(const TripletTask<C>& task, const int64_t* start, const Pick<C>* entries,       \
                  bool anchors, C* gradient, int64_t begin, int64_t end);                         \

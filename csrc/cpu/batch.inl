@@ -8,6 +8,7 @@
 #include "cpu/distances.inl"
 #include "cpu/mining.inl"
 #include "cpu/triplets.inl"
+#include "cpu/mined.inl"
 // clang-format on
 
 #define SIAM_INSTANTIATE_FOR(F, C)                                                    \
@@ -31,6 +32,8 @@ SIAM_FOR_EACH_LOSS(SIAM_INSTANTIATE)
   template void anchor_rows<C>(const TripletTask<C>&, int64_t, int64_t);                       \
   template void anchor_gradients<C>(const TripletTask<C>&, int64_t, int64_t);                  \
   template void column_rows<C>(const TripletTask<C>&, int64_t, int64_t);                       \
+  template void mine_groups<C>(const MinedTask<C>&, int64_t, int64_t);                         \
+  template void finish_mined<C>(const MinedTask<C>&, int64_t, int64_t);                        \
   template void add_picks<C>(const TripletTask<C>&, const int64_t*, const Pick<C>*, bool, C*,  \
                              int64_t, int64_t);
 SIAM_INSTANTIATE(float)

@@ -62,6 +62,22 @@ SIAM_INLINE int64_t extreme_negative(const AnchorRow<C>& row, C beyond = C(-1)) 
   return -1;
 }
 
+// What an anchor that holds NaN counts: its terms by label alone.
+template <class C>
+int64_t terms_by_label(const TripletTask<C>& task, int64_t i, int64_t self) {
+  const int32_t group = task.row_group[i];
+  if (group < 0) return 0;
+  const int64_t members = task.group_start[group + 1] - task.group_start[group];
+  const int64_t positives = members - (self >= 0 && self < task.ref.rows);
+  const int64_t negatives = task.ref.rows - members;
+  if (positives <= 0 || negatives <= 0) return 0;
+  switch (task.mining) {
+    case Mining::kAll: return positives * negatives;
+    case Mining::kSemihard: return positives;
+    default: return 1;
+  }
+}
+
 template <class C>
 struct Positive {
   C d2;
@@ -99,6 +115,7 @@ struct Anchor {
   double value = 0;
   int64_t terms = 0;
   BatchStats stats{};
+  bool spoilt = false;
 
   void gather_positives(int64_t self) {
     scratch.positives.clear();
@@ -138,21 +155,39 @@ struct Anchor {
   }
 
   // The farthest or nearest positive with the nearest negative.
-  void pick(bool farthest, int64_t* picked, C* weight) {
-    picked[0] = picked[1] = -1;
-    int64_t p = -1;
-    for (size_t k = 0; k < scratch.positives.size(); ++k) {
-      const C d2 = scratch.positives[k].d2, best = p < 0 ? C(0) : scratch.positives[p].d2;
-      if (p < 0 || (farthest ? d2 > best : d2 < best)) p = static_cast<int64_t>(k);
+  void pick(bool farthest) {
+    Best<C> positive{C(0), -1};
+    for (const Positive<C>& one : scratch.positives) {
+      if (positive.index < 0 || (farthest ? one.d2 > positive.value : one.d2 < positive.value)) {
+        positive = {one.d2, one.column};
+      }
     }
-    if (p < 0) return;
-    const int64_t n = extreme_negative<C, false>(row);
-    if (n < 0) return;
-    const auto t = term(scratch.positives[p].d2, row.d2[n]);
-    picked[0] = scratch.positives[p].column;
-    picked[1] = n;
-    weight[0] = t.slope[0];
-    weight[1] = t.slope[1];
+    const int64_t n = positive.index < 0 ? -1 : extreme_negative<C, false>(row);
+    pick(positive, {n < 0 ? C(0) : row.d2[n], n});
+  }
+  void pick(Best<C> positive, Best<C> negative) {
+    int64_t* const picked = task.picked + 2 * i;
+    picked[0] = picked[1] = -1;
+    if (positive.index < 0 || negative.index < 0) return;
+    const auto t = term(positive.value, negative.value);
+    for (int end = 0; end < 2; ++end) {
+      picked[end] = end == 0 ? positive.index : negative.index;
+      task.picked_weight[2 * i + end] = t.slope[end];
+    }
+  }
+
+  // An anchor that holds NaN: its terms by label alone.
+  void spoil(int64_t self) {
+    spoilt = true;
+    terms = terms_by_label(task, i, self);
+    if (terms) value = std::numeric_limits<double>::quiet_NaN();
+    stats.active = terms;
+    if (task.picked) task.picked[2 * i] = task.picked[2 * i + 1] = -1;
+  }
+  void spoil_gradient() {
+    if (!spoilt || !task.anchor_gradient || !terms) return;
+    std::fill_n(task.anchor_gradient + i * task.x.columns, task.x.columns,
+                std::numeric_limits<C>::quiet_NaN());
   }
 
   // Each positive with the nearest negative that is farther than it, else with the farthest one.

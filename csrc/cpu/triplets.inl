@@ -7,22 +7,6 @@
 // directions are one product. Hard and easy mining keep two columns an anchor instead, which
 // `add_picks` hands to their owners. Threads own the rows that they write.
 
-// What an anchor that holds NaN counts: its terms by label alone.
-template <class C>
-int64_t terms_by_label(const TripletTask<C>& task, int64_t i, int64_t self) {
-  const int32_t group = task.row_group[i];
-  if (group < 0) return 0;
-  const int64_t members = task.group_start[group + 1] - task.group_start[group];
-  const int64_t positives = members - (self >= 0 && self < task.ref.rows);
-  const int64_t negatives = task.ref.rows - members;
-  if (positives <= 0 || negatives <= 0) return 0;
-  switch (task.mining) {
-    case Mining::kAll: return positives * negatives;
-    case Mining::kSemihard: return positives;
-    default: return 1;
-  }
-}
-
 // to[d] += weight · (y[d] − x[d]) in double, from the tensors themselves.
 template <class C>
 __attribute__((noinline, cold)) void add_exact_difference(double weight, const Matrix& x, int64_t i,
@@ -98,18 +82,13 @@ void anchor_rows(const TripletTask<C>& task, int64_t begin, int64_t end) {
                          task.upstream ? task.upstream[i] : C(1)};
         C* const weights = task.weights && backward ? row : nullptr;
         task.finite_rows[i] = panel[q].finite[r];
-        const bool spoilt = !panel[q].finite[r] && has_nan(task.x, i);
-        if (spoilt) {
-          anchor.terms = terms_by_label(task, i, self);
-          if (anchor.terms) anchor.value = std::numeric_limits<double>::quiet_NaN();
-          anchor.stats.active = anchor.terms;
+        if (!panel[q].finite[r] && has_nan(task.x, i)) {
+          anchor.spoil(self);
           anchor.clear(weights);
-          if (task.picked) task.picked[2 * i] = task.picked[2 * i + 1] = -1;
         } else {
           anchor.gather_positives(self >= 0 && self < count ? self : -1);
           if (task.mining == Mining::kHard || task.mining == Mining::kEasyPositive) {
-            anchor.pick(task.mining == Mining::kHard, task.picked + 2 * i,
-                        task.picked_weight + 2 * i);
+            anchor.pick(task.mining == Mining::kHard);
           } else if (task.mining == Mining::kSemihard) {
             // The row of distances is read to the end before its weights are written.
             anchor.semihard(weights);
@@ -126,10 +105,7 @@ void anchor_rows(const TripletTask<C>& task, int64_t begin, int64_t end) {
         task.values[i] = anchor.value;
         task.stats[i] = anchor.stats;
         if (weights) std::fill(row + count, row + step, C(0));
-        if (spoilt && task.anchor_gradient && anchor.terms) {
-          std::fill_n(task.anchor_gradient + i * columns, columns,
-                      std::numeric_limits<C>::quiet_NaN());
-        }
+        anchor.spoil_gradient();
       }
     }
   }

@@ -404,6 +404,17 @@ void scatter_picks(const Level<C>& level, const cpu::TripletTask<C>& task, bool 
   });
 }
 
+// Rows of a group that mines with others, or 0 where anchors are better mined one by one: in small
+// batches, and in those so large that the results of many groups would take too much memory.
+template <class C>
+int64_t mined_group(int64_t rows) {
+  constexpr int64_t kUnit = 96, kMostGroups = 16, kBytes = int64_t{32} << 20;
+  const int64_t row_bytes = 2 * sizeof(cpu::Best<C>) * std::max<int64_t>(rows, 1);
+  const int64_t groups = std::min(kMostGroups, kBytes / row_bytes);
+  if (rows < 4 * kUnit || groups < kMostGroups / 2) return 0;
+  return round_up((rows + groups - 1) / groups, kUnit);
+}
+
 template <class C>
 void run_triplets(const BatchOptions& options, const BatchOperands& operands, BatchPass& pass) {
   const Level<C> level = active_level<C>();
@@ -454,8 +465,19 @@ void run_triplets(const BatchOptions& options, const BatchOperands& operands, Ba
 
   if (!dense || !backward) {
     task.group_count = x.rows;
-    at::parallel_for(0, panels, grain_of(g, x.columns, ref.rows),
-                     [&](int64_t begin, int64_t end) { level.anchor_rows(task, begin, end); });
+    const int64_t group = joined && !dense ? mined_group<C>(x.rows) : 0;
+    if (group != 0) {
+      cpu::MinedTask<C> mined{task, group, round_up(x.rows, group) / group, nullptr};
+      Buffer<cpu::Best<C>> best(2 * mined.groups * x.rows);
+      mined.best = best.data();
+      share_out(mined.groups * (mined.groups + 1) / 2, 1,
+                [&](int64_t begin, int64_t end) { level.mine_groups(mined, begin, end); });
+      at::parallel_for(0, x.rows, 256,
+                       [&](int64_t begin, int64_t end) { level.finish_mined(mined, begin, end); });
+    } else {
+      at::parallel_for(0, panels, grain_of(g, x.columns, ref.rows),
+                       [&](int64_t begin, int64_t end) { level.anchor_rows(task, begin, end); });
+    }
     if (backward && task.anchor_gradient) scatter_picks(level, task, true, task.anchor_gradient);
     if (backward && task.column_gradient) scatter_picks(level, task, false, task.column_gradient);
   } else {

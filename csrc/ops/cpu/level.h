@@ -30,6 +30,8 @@ struct Level {
   decltype(&cpu::generic::anchor_rows<C>) anchor_rows;
   decltype(&cpu::generic::anchor_gradients<C>) anchor_gradients;
   decltype(&cpu::generic::column_rows<C>) column_rows;
+  decltype(&cpu::generic::mine_groups<C>) mine_groups;
+  decltype(&cpu::generic::finish_mined<C>) finish_mined;
   decltype(&cpu::generic::add_picks<C>) add_picks;
 };
 
@@ -40,6 +42,7 @@ struct Level {
       cpu::level::spoil_anchors<C>,     cpu::level::distances<C>,       \
       cpu::level::distance_meetings<C>, cpu::level::anchor_rows<C>,     \
       cpu::level::anchor_gradients<C>,  cpu::level::column_rows<C>,     \
+      cpu::level::mine_groups<C>,       cpu::level::finish_mined<C>,    \
       cpu::level::add_picks<C>}
 template <class C>
 Level<C> active_level() {

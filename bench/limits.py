@@ -19,27 +19,54 @@ from typing import Any
 import torch
 
 from bench import results
+from bench.results import BenchError
 
-SOURCE = Path(__file__).parent / "cpp" / "bandwidth.cpp"
-PROGRAM = results.ROOT / "build" / "bench" / "bandwidth"
+PROGRAMS = Path(__file__).parent / "cpp"
+BUILD = results.ROOT / "build" / "bench"
 
 
-def _program() -> Path | None:
-    compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
-    if compiler is None:
-        return None
-    if PROGRAM.is_file() and PROGRAM.stat().st_mtime >= SOURCE.stat().st_mtime:
-        return PROGRAM
-    PROGRAM.parent.mkdir(parents=True, exist_ok=True)
-    fresh = PROGRAM.with_suffix(f".{os.getpid()}")
-    command = [*compiler.split(), "-std=c++17", "-O2", "-pthread", str(SOURCE), "-o", str(fresh)]
+def compiler() -> list[str] | None:
+    """The system's C++ compiler as the start of a command, None where there is none."""
+    found = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
+    return found.split() if found else None
+
+
+def program(name: str, *flags: str, headers: Path | None = None) -> Path:
+    """bench/cpp/NAME.cpp, compiled unless that was done since a source or header changed."""
+    command = compiler()
+    if command is None:
+        raise BenchError("no C++ compiler")
+    target = BUILD / name
+    sources = [*PROGRAMS.iterdir(), *(headers.rglob("*") if headers else ())]
+    newest = max(path.stat().st_mtime for path in sources if path.is_file())
+    if target.is_file() and target.stat().st_mtime >= newest:
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh = target.with_suffix(f".{os.getpid()}")
+    command += ["-std=c++17", "-O2", "-pthread", *flags]
+    command += ["-I", str(headers)] if headers else []
+    command += [str(PROGRAMS / f"{name}.cpp"), "-o", str(fresh)]
     try:
-        subprocess.run(command, check=True, capture_output=True, timeout=120)
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+    except subprocess.CalledProcessError as error:
+        raise BenchError(f"{name}.cpp does not compile: {error.stderr.strip()}") from error
     except (OSError, subprocess.SubprocessError) as error:
-        print(f"bench: no C++ compiler that works ({error}); limits from torch", file=sys.stderr)
-        return None
-    fresh.replace(PROGRAM)
-    return PROGRAM
+        raise BenchError(f"no C++ compiler that works ({error})") from error
+    fresh.replace(target)
+    return target
+
+
+def run(path: Path, *arguments: object) -> dict[str, Any]:
+    """The JSON object that a program prints."""
+    command = [str(path), *map(str, arguments)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True)
+    except subprocess.CalledProcessError as error:
+        raise BenchError(error.stderr.strip() or str(error)) from error
+    except (OSError, subprocess.SubprocessError) as error:
+        raise BenchError(f"{path.name} does not run: {error}") from error
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
 
 
 def _best(step: Callable[[], object], repetitions: int) -> float:
@@ -67,13 +94,11 @@ def _from_torch(mib: int, repetitions: int) -> dict[str, float]:
 def measure(threads: int, quick: bool = False) -> tuple[dict[str, float], str]:
     """Limits by name, in GB/s (``fma_gflops`` in GFLOP/s), and where they come from."""
     mib, repetitions = (64, 3) if quick else (128, 9)
-    program = _program()
-    if program is not None:
-        command = [str(program), str(threads), str(mib), str(repetitions)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-        if done.returncode == 0:
-            return {name: float(value) for name, value in json.loads(done.stdout).items()}, "C++"
-        print(f"bench: {done.stderr.strip()}; limits from torch", file=sys.stderr)
+    try:
+        found = run(program("bandwidth"), threads, mib, repetitions)
+        return {name: float(value) for name, value in found.items()}, "C++"
+    except BenchError as error:
+        print(f"bench: {error}; limits from torch", file=sys.stderr)
     torch.set_num_threads(threads)
     return _from_torch(mib, repetitions), "torch"
 

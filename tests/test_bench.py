@@ -112,7 +112,7 @@ def test_limit_counts_copies_then_the_rest() -> None:
 
 
 def test_limits_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "_program", lambda: None)
+    monkeypatch.setattr(limits, "compiler", lambda: None)
     found, source = limits.measure(torch.get_num_threads(), quick=True)
     assert source == "torch"
     assert all(value > 0 for value in found.values())

@@ -8,14 +8,11 @@
 // 2 MiB pages where the system gives them; first_touch writes memory just mapped, page faults
 // included.
 #include <algorithm>
-#include <atomic>
-#include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
-#include <thread>
 #include <vector>
 
 #if defined(__x86_64__)
@@ -25,11 +22,15 @@
 #include <sys/mman.h>
 #endif
 
+#include "fma_peak.h"
+#include "threads.h"
+
 namespace {
 
-typedef float Four __attribute__((vector_size(16)));
+using bench::seconds_of;
+using bench::sink;
 
-volatile float sink;  // keeps results that nobody reads
+typedef float Four __attribute__((vector_size(16)));
 
 void store_streaming(float* p, Four v) {
 #if defined(__x86_64__)
@@ -86,88 +87,7 @@ void write_array_streaming(float* to, int64_t n) {
   fence();
 }
 
-// --- fused multiply-adds in registers; returns the operations done -------------------------------
-
-constexpr int64_t kFmaLoops = 2000000;
-
-#if defined(__x86_64__)
-__attribute__((target("avx512f"))) double fma_avx512() {
-  __m512 a[16];
-  for (int k = 0; k < 16; ++k) a[k] = _mm512_set1_ps(0.5f + k);
-  const __m512 m = _mm512_set1_ps(0.9f), b = _mm512_set1_ps(0.1f);
-  for (int64_t i = 0; i < kFmaLoops; ++i) {
-#pragma GCC unroll 16
-    for (int k = 0; k < 16; ++k) a[k] = _mm512_fmadd_ps(a[k], m, b);
-  }
-  __m512 all = a[0];
-  for (int k = 1; k < 16; ++k) all = _mm512_add_ps(all, a[k]);
-  float lanes[16];
-  _mm512_storeu_ps(lanes, all);
-  sink = lanes[3];
-  return 2.0 * 16 * 16 * kFmaLoops;
-}
-
-__attribute__((target("avx2,fma"))) double fma_avx2() {
-  __m256 a[12];
-  for (int k = 0; k < 12; ++k) a[k] = _mm256_set1_ps(0.5f + k);
-  const __m256 m = _mm256_set1_ps(0.9f), b = _mm256_set1_ps(0.1f);
-  for (int64_t i = 0; i < kFmaLoops; ++i) {
-#pragma GCC unroll 12
-    for (int k = 0; k < 12; ++k) a[k] = _mm256_fmadd_ps(a[k], m, b);
-  }
-  __m256 all = a[0];
-  for (int k = 1; k < 12; ++k) all = _mm256_add_ps(all, a[k]);
-  float lanes[8];
-  _mm256_storeu_ps(lanes, all);
-  sink = lanes[3];
-  return 2.0 * 8 * 12 * kFmaLoops;
-}
-#endif
-
-double fma_baseline() {
-  Four a[8];
-  for (int k = 0; k < 8; ++k) a[k] = Four{} + (0.5f + k);
-  for (int64_t i = 0; i < kFmaLoops; ++i) {
-#pragma GCC unroll 8
-    for (int k = 0; k < 8; ++k) a[k] = a[k] * 0.9f + 0.1f;
-  }
-  Four all{};
-  for (const Four& s : a) all += s;
-  sink = all[0] + all[1];
-  return 2.0 * 4 * 8 * kFmaLoops;
-}
-
-double fma_work() {
-#if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512f")) return fma_avx512();
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return fma_avx2();
-#endif
-  return fma_baseline();
-}
-
 // --- measuring -----------------------------------------------------------------------------------
-
-// Seconds from the moment all threads stand ready until the last has finished.
-double seconds_of(int threads, const std::function<void(int)>& work) {
-  using Clock = std::chrono::steady_clock;
-  std::atomic<int> ready{0};
-  std::atomic<bool> go{false};
-  std::vector<std::thread> pool;
-  for (int t = 1; t < threads; ++t) {
-    pool.emplace_back([&, t] {
-      ++ready;
-      while (!go) {
-      }
-      work(t);
-    });
-  }
-  while (ready != threads - 1) std::this_thread::yield();
-  const auto start = Clock::now();
-  go = true;
-  work(0);
-  for (std::thread& thread : pool) thread.join();
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 double best_of(int repetitions, int threads, const std::function<void(int)>& work) {
   double best = 1e30;
@@ -235,7 +155,7 @@ int main(int argc, char** argv) {
 #endif
   }
   std::vector<double> done(threads);
-  const double seconds = best_of(repetitions, threads, [&](int t) { done[t] = fma_work(); });
+  const double seconds = best_of(repetitions, threads, [&](int t) { done[t] = bench::fma_work(); });
   double flops = 0;
   for (const double d : done) flops += d;
   std::printf("\"fma_gflops\": %.1f}\n", 1e-9 * flops / seconds);

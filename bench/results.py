@@ -31,7 +31,8 @@ COLUMNS = (
     # this peer against ours: "ratio" is peer / ours, "excess" ours - peer in microseconds;
     # score from the medians, score_rounds the median over rounds
     "compare", "score", "score_rounds", "goal",
-    # bytes that the task must move, how fast they moved, and the share of the machine's limit
+    # bytes that the task must move, how fast they moved, and the share of the machine's limit; of
+    # the suite "engine" the limit is the FMA peak in GFLOP/s
     "bytes", "gbps", "of_limit", "limit",
     # memory above the inputs in one step, page faults a step
     "peak_mib", "faults",

@@ -174,7 +174,7 @@ def _traffic(rows: Sequence[Row]) -> str:
             f"{float(row['limit']):.1f}", f"{100 * float(row['of_limit']):.0f} %",
             f"{float(row['peak_mib'] or 'nan'):.0f}", f"{float(row['faults']):.0f}",
         ]
-        for row in _sorted([r for r in _timed(rows) if r.get("of_limit")])
+        for row in _sorted([r for r in _timed(rows) if r.get("of_limit") and r.get("gbps")])
     ]  # fmt: skip
     header = (
         "case", "allocator", "threads", "who", "time", "GB/s", "limit", "of limit", "peak MiB",
@@ -248,6 +248,24 @@ def _large(rows: Sequence[Row]) -> str:
     )
 
 
+def _engine(rows: Sequence[Row]) -> str:
+    lines = []
+    for r in rows:
+        if r["suite"] != "engine":
+            continue
+        share, peak = float(r["of_limit"]), float(r["limit"])
+        lines.append(
+            [r["op"], r["columns"], r["threads"], r["simd"], f"{share * peak:.0f}", f"{peak:.0f}",
+             f"{100 * share:.0f} %", f">= {100 * float(r['goal']):g} %", verdict(r)]
+        )  # fmt: skip
+    if not lines:
+        return "Not recorded yet."
+    header = (
+        "product", "D", "threads", "SIMD level", "GFLOP/s", "FMA peak", "of peak", "goal", "",
+    )  # fmt: skip
+    return _markdown(header, lines)
+
+
 def _batch_memory(rows: Sequence[Row]) -> str:
     """Memory of one step above its inputs."""
     timed = [r for r in _timed(rows) if r["suite"] == "batch" and r["allocator"] == "warm"]
@@ -269,6 +287,7 @@ SECTIONS: dict[str, Callable[[Sequence[Row]], str]] = {
     "batch": _batch,
     "batch_memory": _batch_memory,
     "large": _large,
+    "engine": _engine,
     "batch_summary": _batch_summary,
     "traffic": _traffic,
 }

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 import torch
 
+import siamcuda
 from bench import __main__ as command
-from bench import harness, limits, paired, plot, results, table
+from bench import engine, harness, limits, paired, plot, results, table
 from bench.results import BenchError
 
 ROOT = results.ROOT
@@ -116,6 +117,39 @@ def test_limits_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     found, source = limits.measure(torch.get_num_threads(), quick=True)
     assert source == "torch"
     assert all(value > 0 for value in found.values())
+
+
+def test_engine_reaches_some_share_of_the_peak(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if limits.compiler() is None:
+        pytest.skip("no C++ compiler to build bench/cpp/engine.cpp with")
+    monkeypatch.setattr(limits, "BUILD", tmp_path)
+    path = tmp_path / "r.csv"
+    arguments = ["--threads", "1", "--quick", "--clock", "cpu", "--out", str(path)]
+    assert engine.main(arguments) == 0, capsys.readouterr().err
+    rows = results.read(path)
+    assert {(row["op"], row["columns"]) for row in rows} == {
+        (product, str(depth))
+        for product in ("distances", "gradient")
+        for depth in (64, 128, 256, 512, 768, 1024)
+    }
+    for row in rows:
+        assert 0 < float(row["of_limit"]) <= 1.1, row["case"]
+        assert (row["quick"], row["goal"], row["simd"]) == ("1", "", siamcuda.build_info()["simd"])
+    lines = table.SECTIONS["engine"]([row | {"goal": "0.001"} for row in rows]).splitlines()
+    assert len(lines) == 2 + len(rows)
+    assert lines[2].startswith("| distances | 64 | 1 | ")
+    assert lines[2].endswith(" | met |")
+
+
+def test_engine_without_a_compiler_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(limits, "compiler", lambda: None)
+    assert engine.main(["--quick", "--out", str(tmp_path / "r.csv")]) == 2
+    assert "no C++ compiler" in capsys.readouterr().err
+    assert not (tmp_path / "r.csv").exists()
 
 
 # --- the result file ------------------------------------------------------------------------------

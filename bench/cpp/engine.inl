@@ -99,7 +99,6 @@ class Engine final : public Products {
       }
       for (int q = 0; q < kPanelGroup; ++q) {
         panel[q].left = left.data() + q * left_step;
-        panel[q].rows = rows.data() + q * panel_size;
       }
     }
     // Read by nobody, so the compiler might leave out what made them.
@@ -108,7 +107,8 @@ class Engine final : public Products {
     float* gradient(int q) const { return gradients.data() + q * panel_size; }
 
     void load(int q, int64_t p) {
-      load_panel<float>(engine.rows_, engine.g_, p * kTileRows, false, panel[q]);
+      load_panel<float>(engine.rows_, engine.g_, p * kTileRows, false, rows.data() + q * panel_size,
+                        panel[q]);
     }
 
     void multiply_block(Product product, int q, int64_t j) {

@@ -105,6 +105,50 @@ SIAM_INLINE double add_lanes(Vec<double> a) {
 }
 #endif
 
+// The first stage of a transposition is with kStep = 1, the last with half the width: element kStep
+// of a changes places with element 0 of b, and so on.
+template <int kStep, class Native, int... kLane>
+SIAM_INLINE void exchange(Native& a, Native& b, std::integer_sequence<int, kLane...>) {
+  constexpr int kWidth = sizeof...(kLane);
+#if defined(__clang__)
+  const Native low =
+      __builtin_shufflevector(a, b, (kLane & kStep ? kWidth + kLane - kStep : kLane)...);
+  b = __builtin_shufflevector(a, b, (kLane & kStep ? kWidth + kLane : kLane + kStep)...);
+#else
+  using Mask = typename Vec<typename std::decay<decltype(a[0])>::type>::Integer;
+  const Native low =
+      __builtin_shuffle(a, b, Mask{(kLane & kStep ? kWidth + kLane - kStep : kLane)...});
+  b = __builtin_shuffle(a, b, Mask{(kLane & kStep ? kWidth + kLane : kLane + kStep)...});
+#endif
+  a = low;
+}
+
+template <int kStep, class C>
+SIAM_INLINE void transpose_stages(typename Vec<C>::Native (&row)[Vec<C>::kWidth]) {
+  constexpr int kWidth = Vec<C>::kWidth;
+  if constexpr (kStep < kWidth) {
+#pragma GCC unroll 16
+    for (int r = 0; r < kWidth; ++r) {
+      if (!(r & kStep)) {
+        exchange<kStep>(row[r], row[r + kStep], std::make_integer_sequence<int, kWidth>{});
+      }
+    }
+    transpose_stages<2 * kStep, C>(row);
+  }
+}
+
+// to[k·to_step + r] = from[r·from_step + k] for as many rows and columns as a vector has lanes.
+template <class C>
+SIAM_INLINE void transpose(const C* from, int64_t from_step, C* to, int64_t to_step) {
+  constexpr int kWidth = Vec<C>::kWidth;
+  typename Vec<C>::Native row[kWidth];
+#pragma GCC unroll 16
+  for (int r = 0; r < kWidth; ++r) std::memcpy(&row[r], from + r * from_step, sizeof(row[r]));
+  transpose_stages<1, C>(row);
+#pragma GCC unroll 16
+  for (int r = 0; r < kWidth; ++r) std::memcpy(to + r * to_step, &row[r], sizeof(row[r]));
+}
+
 // --- loads: any storage type, whole vectors or the first n lanes with zeros behind ---------------
 
 template <class C>

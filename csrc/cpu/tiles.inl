@@ -162,14 +162,16 @@ void pack_columns(const Matrix& m, const TileGeometry& g, const Packed<C>& out, 
         }
       }
     }
-    for (int64_t k = 0; k < m.columns; ++k) {
-      if (here == kWide) {
-#pragma GCC unroll 32
-        for (int c = 0; c < kWide; ++c) panel[k * kWide + c] = rows[c * g.padded + k];
-      } else {
-        for (int c = 0; c < kWide; ++c) {
-          panel[k * kWide + c] = c < here ? rows[c * g.padded + k] : C(0);
-        }
+    constexpr int kWidth = Vec<C>::kWidth;
+    const int64_t vectors = here == kWide ? m.columns / kWidth * kWidth : 0;
+    for (int64_t k = 0; k < vectors; k += kWidth) {
+      for (int c = 0; c < kWide; c += kWidth) {
+        transpose(rows + c * g.padded + k, g.padded, panel + k * kWide + c, kWide);
+      }
+    }
+    for (int64_t k = vectors; k < m.columns; ++k) {
+      for (int c = 0; c < kWide; ++c) {
+        panel[k * kWide + c] = c < here ? rows[c * g.padded + k] : C(0);
       }
     }
   }

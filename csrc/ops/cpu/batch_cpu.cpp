@@ -379,26 +379,29 @@ void run_pairs(const BatchLoss& loss, const BatchOptions& options, const BatchOp
 
 // --- triplets ------------------------------------------------------------------------------------
 
+// What mined pairs give to their anchors, to their columns, or to both ends, which are rows of one
+// batch then.
 template <class C>
 void scatter_picks(const Level<C>& level, const cpu::TripletTask<C>& task, bool anchors,
-                   C* gradient) {
+                   bool columns, C* gradient) {
   const int64_t rows = task.x.rows, owners = anchors ? rows : task.ref.rows;
   std::vector<int64_t> start(owners + 2, 0);
   const auto each = [&](const auto& visit) {
     for (int64_t i = 0; i < rows; ++i) {
       for (int end = 0; end < 2; ++end) {
         const int64_t column = task.picked[2 * i + end];
-        if (column >= 0) visit(i, column, task.picked_weight[2 * i + end]);
+        if (column < 0) continue;
+        const C weight = task.picked_weight[2 * i + end];
+        if (anchors) visit(i, column, weight);
+        if (columns) visit(column, i, weight);
       }
     }
   };
-  each([&](int64_t i, int64_t column, C) { ++start[(anchors ? i : column) + 1]; });
+  each([&](int64_t owner, int64_t, C) { ++start[owner + 1]; });
   std::partial_sum(start.begin(), start.end(), start.begin());
   std::vector<cpu::Pick<C>> entries(start.back());
   std::vector<int64_t> next(start.begin(), start.end());
-  each([&](int64_t i, int64_t column, C weight) {
-    entries[next[anchors ? i : column]++] = {anchors ? column : i, weight};
-  });
+  each([&](int64_t owner, int64_t other, C weight) { entries[next[owner]++] = {other, weight}; });
   at::parallel_for(0, owners, 64, [&](int64_t begin, int64_t end) {
     level.add_picks(task, start.data(), entries.data(), anchors, gradient, begin, end);
   });
@@ -478,8 +481,12 @@ void run_triplets(const BatchOptions& options, const BatchOperands& operands, Ba
       at::parallel_for(0, panels, grain_of(g, x.columns, ref.rows),
                        [&](int64_t begin, int64_t end) { level.anchor_rows(task, begin, end); });
     }
-    if (backward && task.anchor_gradient) scatter_picks(level, task, true, task.anchor_gradient);
-    if (backward && task.column_gradient) scatter_picks(level, task, false, task.column_gradient);
+    if (backward && task.anchor_gradient) {
+      scatter_picks(level, task, true, joined, task.anchor_gradient);
+    }
+    if (backward && task.column_gradient && !joined) {
+      scatter_picks(level, task, false, true, task.column_gradient);
+    }
   } else {
     const int64_t per_row = task.row_step * (sizeof(C) + 1);
     const int64_t fit = kGroupBytes / std::max<int64_t>(per_row, 1) / g.panel_rows * g.panel_rows;

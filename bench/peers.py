@@ -480,6 +480,7 @@ def _triplets_of(squared: bool) -> list[BatchPeer]:
 
 PEERS: tuple[BatchPeer, ...] = (
     *_pairs_of("batch_contrastive_loss", {"margin": 1.0}, _CONTRASTIVE),
+    *_pairs_of("batch_contrastive_loss", {"margin": 2.0}, _CONTRASTIVE),
     *_pairs_of("batch_chopra_loss", {"q": 2.0, "energy": "l2"}, _CHOPRA_L2),
     *_pairs_of("batch_chopra_loss", {"q": 2.0, "energy": "l1"}, _CHOPRA_L1),
     *_triplets_of(squared=True),

@@ -159,15 +159,30 @@ int64_t grain_of(const cpu::TileGeometry& g, int64_t columns, int64_t others) {
   return std::max<int64_t>(1, (int64_t{1} << 20) / work);
 }
 
-// Hands out units of work to whichever thread is free: for units of uneven size, whose results
-// don't depend on who does them.
+// Units of work in shares, one a thread, `grain` units at a time; who is done early helps the next.
+// The same share of two lists goes to the same thread, which has in its cache what it wrote. For
+// units of uneven size, whose results don't depend on who does them.
 template <class Run>
 void share_out(int64_t count, int64_t grain, const Run& run) {
-  std::atomic<int64_t> next{0};
-  const int64_t workers = std::min<int64_t>(at::get_num_threads(), (count + grain - 1) / grain);
-  at::parallel_for(0, workers, 1, [&](int64_t, int64_t) {
-    for (int64_t begin; (begin = next.fetch_add(grain)) < count;) {
-      run(begin, std::min(begin + grain, count));
+  struct alignas(64) Share {
+    std::atomic<int64_t> next;
+    int64_t end;
+  };
+  const int64_t workers =
+      std::clamp<int64_t>((count + grain - 1) / grain, 1, at::get_num_threads());
+  std::vector<Share> shares(workers);
+  for (int64_t w = 0; w < workers; ++w) {
+    shares[w].next = count * w / workers;
+    shares[w].end = count * (w + 1) / workers;
+  }
+  at::parallel_for(0, workers, 1, [&](int64_t first, int64_t last) {
+    for (int64_t w = first; w < last; ++w) {
+      for (int64_t k = 0; k < workers; ++k) {
+        Share& share = shares[(w + k) % workers];
+        for (int64_t begin; (begin = share.next.fetch_add(grain)) < share.end;) {
+          run(begin, std::min(begin + grain, share.end));
+        }
+      }
     }
   });
 }

@@ -136,8 +136,9 @@ struct TripletTask {
   // A group of anchors, for mining all and semihard with gradients.
   int64_t group_first;
   int64_t group_count;
-  int64_t row_step;    // columns rounded up to whole vectors of any level
-  C* weights;          // [group, row_step] distances, then weights; null: not kept
+  int64_t row_step;  // columns rounded up to whole vectors of any level
+  // [group, row_step] distances, then weights, and a vector behind them; null: not kept.
+  C* weights;
   uint8_t* flags;      // [group, row_step]
   C* group_rows;       // [group rounded up, padded]; null if whole
   bool whole;          // the group is the batch, which meets itself

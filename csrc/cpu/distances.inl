@@ -21,16 +21,15 @@ SIAM_INLINE bool finish_distances(const Matrix& x, const Matrix& ref, const RowP
                                   const TileGeometry& g, C threshold, C* sums, Flag<C>* flag) {
   if (!expand_row(chunk.norms + j, panel.norms[r], threshold, n, sums, flag)) return false;
   const C* own = panel.rows + r * g.padded;
-  for (int c = 0; c < n; ++c) {
-    if (!flag[c]) continue;
+  each_flagged<C>(flag, n, [&](int c) {
     const bool finite = panel.finite[r] && chunk.finite[j + c];
     if (finite &&
         rescue(own, chunk.rows + (j + c) * g.padded, g.padded, sums + c) == Rescue::kClose) {
-      continue;
+      return;
     }
     flag[c] = 2;
     sums[c] = static_cast<C>(exact_sum(x, panel.first + r, ref, chunk.first + j + c, true));
-  }
+  });
   return true;
 }
 

@@ -205,8 +205,7 @@ struct PairRow {
     bool filled = false;
     if (special) {
       if (near) std::fill_n(near, n, 0.0);
-      for (int c = 0; c < n; ++c) {
-        if (!scratch.flag[c]) continue;
+      each_flagged<C>(scratch.flag, n, [&](int c) {
         filled = near;
         const Label label = classes[c] == own ? Label::kGenuine : Label::kImpostor;
         Rescue kind = Rescue::kExtreme;
@@ -221,7 +220,7 @@ struct PairRow {
               extreme(i, first + c, panel.finite[r], chunk.finite[j + c], label, stats);
           if (near) near[c] = weight;
         }
-      }
+      });
     }
     for (int k = dead; k < kMaxBlock; ++k) sums[list[k]] = C(1);
 

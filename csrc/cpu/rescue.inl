@@ -108,6 +108,26 @@ SIAM_INLINE bool check_row(const C* norms, C norm, int n, const C* sums, Flag<C>
   return any != 0;
 }
 
+// visit(c) for every c in [0, n) that is flagged; few are, but each row's pair with itself.
+template <class C, class Visit>
+SIAM_INLINE void each_flagged(const Flag<C>* flag, int n, const Visit& visit) {
+  constexpr int kWidth = Vec<C>::kWidth;
+  for (int c = 0; c < n;) {
+    const int end = std::min(c + kWidth, n);
+    if (end - c == kWidth) {
+      Vec<C> bits;
+      std::memcpy(&bits.v, flag + c, sizeof(bits.v));
+      if (!any_lane(bits)) {
+        c = end;
+        continue;
+      }
+    }
+    for (; c < end; ++c) {
+      if (flag[c]) visit(c);
+    }
+  }
+}
+
 // What becomes of a pair that was flagged.
 enum class Rescue {
   kClose,    // both rows are finite: `sum` is right, the gradient is formed from the difference

@@ -127,6 +127,27 @@ SIAM_INLINE void each_flagged(const uint8_t* flags, int64_t n, const Visit& visi
   }
 }
 
+// to[r·kScratchStep + c] += from[c·step + r], r in [0, rows), c in [0, n). A vector of `from` may
+// reach past the rows.
+template <class C>
+SIAM_INLINE void add_transposed(const C* from, int64_t step, int n, int rows, C* to) {
+  constexpr int kWidth = Vec<C>::kWidth;
+  C tile[kWidth * kWidth];
+  int c = 0;
+  for (; c + kWidth <= n; c += kWidth) {
+    for (int r = 0; r < rows; r += kWidth) {
+      transpose(from + c * step + r, step, tile, kWidth);
+      for (int k = 0; k < std::min(kWidth, rows - r); ++k) {
+        C* const row = to + (r + k) * kScratchStep + c;
+        store(row, load(row) + load(tile + k * kWidth));
+      }
+    }
+  }
+  for (; c < n; ++c) {
+    for (int r = 0; r < rows; ++r) to[r * kScratchStep + c] += from[c * step + r];
+  }
+}
+
 // What the pairs of a group give to its own rows, panels [begin, end) of the group. With
 // task.whole a row gets what it gives as an anchor and as a positive or negative.
 template <class C>
@@ -146,10 +167,7 @@ void anchor_gradients(const TripletTask<C>& task, int64_t begin, int64_t end) {
       for (int r = 0; r < rows; ++r) {
         std::copy_n(task.weights + (first + r) * step + j, n, sums.data() + r * kScratchStep);
       }
-      for (int c = 0; task.whole && c < n; ++c) {
-        const C* const other = task.weights + (j + c) * step + first;
-        for (int r = 0; r < rows; ++r) sums.data()[r * kScratchStep + c] += other[r];
-      }
+      if (task.whole) add_transposed(task.weights + j * step + first, step, n, rows, sums.data());
       for (int r = 0; r < rows; ++r) {
         const int64_t i = task.group_first + first + r;
         const bool finite = task.row_finite(i);

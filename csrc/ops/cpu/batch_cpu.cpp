@@ -511,7 +511,8 @@ void run_triplets(const BatchOptions& options, const BatchOperands& operands, Ba
         task.whole
             ? rows
             : std::min(rows, std::clamp<int64_t>(fit, g.panel_rows, kGroupPanels * g.panel_rows));
-    Buffer<C> weights(group * task.row_step), group_rows(task.whole ? 0 : group * g.padded);
+    Buffer<C> weights(group * task.row_step + kWholeVectors);
+    Buffer<C> group_rows(task.whole ? 0 : group * g.padded);
     Buffer<uint8_t> flags(group * task.row_step);
     task.weights = weights.data();
     task.flags = flags.data();

@@ -146,6 +146,9 @@ template <class C>
 __attribute__((noinline, cold)) Best<C> find_infinite(const TripletTask<C>& task, int64_t i,
                                                       bool positive) {
   constexpr C kInfinity = std::numeric_limits<C>::infinity();
+  const int64_t* const group = task.group_start + task.row_group[i];
+  const int64_t alike = group[1] - group[0];  // with the anchor
+  if (positive ? alike == 1 : alike == task.ref.rows) return {kInfinity, -1};
   for (int64_t c = 0; c < task.ref.rows; ++c) {
     if (c == i || (task.column_class[c] == task.row_class[i]) != positive) continue;
     if (static_cast<C>(exact_sum(task.x, i, task.ref, c, true)) == kInfinity) return {kInfinity, c};

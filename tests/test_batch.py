@@ -309,7 +309,7 @@ def test_promise_3_no_terms_give_zero(case, labels, level):
     y = torch.tensor(labels, dtype=torch.int64)
     for reduction in ("mean", "mean_active", "sum"):
         loss = case.call(case.function, [x], [y], reduction=reduction)
-        assert float(loss) == 0
+        assert float(loss.detach()) == 0
         assert not torch.autograd.grad(loss, x)[0].any()
 
 
@@ -570,9 +570,9 @@ def test_bad_input_of_cdist():
     "case", [c for c in ONE_EACH if c not in TRIPLETS] + TRIPLETS[::4], ids=lambda c: c.id
 )
 def test_promise_8_memory(case, columns):
-    """B = 16384, whose B×B floats would be 1 GiB: one more array, and 64 MiB."""
+    """B = 16384, whose B×B floats would be 1 GiB: 64 MiB, the array that is allowed included."""
     _, _, extra = large.measure(case.name, case.options, 16384, columns, 2)
-    assert extra < 64 + 16384 * columns * 4 / 2**20
+    assert extra < 64
 
 
 @pytest.mark.parametrize("case", ONE_EACH, ids=lambda c: c.name)

@@ -40,7 +40,7 @@ struct ProductArgs {
 constexpr int kProductRows = 64;  // outputs of one block
 constexpr int product_dims(bool narrow) { return narrow ? 64 : 128; }
 constexpr int64_t kProductBlocks = 256;     // as many as fill a GPU, if the sum can be split
-constexpr int64_t kProductMinDepth = 256;   // terms of a block
+constexpr int64_t kProductMinDepth = 64;    // terms of a block
 constexpr int64_t kProductMaxDepth = 4096;  // one chain of additions
 constexpr int kProductUnit = 16;
 
@@ -140,19 +140,19 @@ PairFormula pair_formula(const void* params) {
 constexpr int kPairCounts = 4;  // active, collapsed, positives, negatives
 
 // A panel of rows against a chunk of columns; what a pointer does not name is not written. A pair's
-// weight is its slope times share · (row_upstream + column_upstream).
+// weight is its slope times weight_share · (row_upstream + column_upstream).
 struct PairArgs {
   PairFormula formula;
   const int64_t* row_labels;     // [rows]
   const int64_t* column_labels;  // [columns]
   int64_t self;                  // row r is column r + self; far from every column if none is
-  double share;
+  double weight_share;
   double row_factor;            // where row_upstream is null
   double column_factor;         // likewise
   const void* row_upstream;     // [rows] of the type of computation, or null
   const void* column_upstream;  // [columns], or null
   void* weights;                // [rows, columns], or null
-  unsigned* mask;               // [rows, mask_words], zero at first; where there are weights
+  unsigned* mask;               // [rows, mask_words], where there are weights of squares
   int64_t mask_words;
   double* values;     // [rows, 2 · column tiles] Σ of half a tile's values, or null
   int64_t* counts;    // [tiles, kPairCounts · warps], or null
@@ -162,6 +162,19 @@ constexpr int kTileWarps = kTileThreads / 32;
 
 void launch_pairs(const TileArgs& tiles, const PairArgs& args, DType dtype, TileDevice device,
                   void* stream);
+
+// values[r] (+)= share · Σ_k sums[r, k]
+struct ValuesArgs {
+  const double* sums;  // [rows, parts]
+  int64_t rows, parts;
+  double share;
+  bool accumulate;
+  double* values;  // [rows]
+};
+void launch_values(const ValuesArgs& args, TileDevice device, void* stream);
+
+// total = factor · Σ values, of any number of them.
+void launch_total(const double* values, int64_t count, double factor, double* total, void* stream);
 
 // Distances of all pairs to `out`, [P, R] of the type of computation; norms are there.
 void launch_panel(const TileArgs& tiles, DType dtype, void* out, TileDevice device, void* stream);

@@ -1,13 +1,14 @@
 // What becomes of a tile of distances, besides being searched: the sinks of the tile engine.
 //
-// One kernel an engine holds all of them behind a switch on the host's choice, since its main loop
-// is what takes the compiler's time, and the switch is one branch a tile.
+// An engine has a kernel for pairs, whose formulas it holds behind one switch a tile, and one for
+// both ways to store.
 //
 //   sink    writes a tile
 //   store   64 x 128 distances
 //   pairs   with gradients 64 x 128 weights, and a bit for each pair that is too close for a
 //           product; 64 x 2 sums of values; with statistics 32 bytes of counts and 16 of distances
-//           a warp. The formula runs on registers: 64 evaluations a thread.
+//           a warp. The formula runs on registers: 64 evaluations a thread, without a branch but
+//           the formula's own.
 #pragma once
 
 #include "cuda/batch_launch.h"
@@ -53,8 +54,10 @@ struct PairSink {
   using Row =
       math::Pair<std::conditional_t<kSquares, math::SquaredDifference, math::AbsoluteDifference>>;
 
+  // Of a thread's 64 pairs, and of a warp's 2048: two counts share a register.
+  static constexpr int kSecond = 1 << 16;
   struct Tally {
-    int active = 0, collapsed = 0, positives = 0, negatives = 0;
+    int active_collapsed = 0, positives_negatives = 0;
     double positive = 0, negative = 0;
   };
 
@@ -62,68 +65,147 @@ struct PairSink {
   SIAM_DEVICE static void count(Tally& tally, const typename F::Params& params, C value,
                                 const C* sum, Label label) {
     const double distance = F::template distances<Row>(params, sum).first;
-    tally.active += value != 0;
+    tally.active_collapsed += value != 0;
     if (label == Label::kGenuine) {
-      ++tally.positives;
+      ++tally.positives_negatives;
       tally.positive += distance;
     } else {
-      ++tally.negatives;
+      tally.positives_negatives += kSecond;
       tally.negative += distance;
-      tally.collapsed += distance == 0;
+      if (distance == 0) tally.active_collapsed += kSecond;
     }
   }
 
-  // Eight of the thread's pairs, of one row and from its column number `first`; the sum of their
-  // values.
-  static constexpr int kAtOnce = 8;
-  template <class Layout, class F>
-  SIAM_DEVICE C take_pairs(const TilePlace& place, int thread, int row, int first,
-                           const typename F::Params& params, const C (&d2)[kAtOnce],
-                           Tally& tally) const {
+  // What is known of a row before its pairs are looked at.
+  struct RowPart {
+    int64_t label = 0;
+    C norm = 0;
+    bool here = false;
+  };
+  SIAM_DEVICE RowPart row_part(const TilePlace& place, int row) const {
+    RowPart part;
+    part.here = row < place.rows_here;
+    if (!part.here) return part;
     const int64_t r = place.first_row + row;
-    const bool row_here = row < place.rows_here;
-    const int64_t label = row_here ? load<int64_t>(args.row_labels + r) : 0;
-    const C norm1 = row_here ? load<C>(norms1 + r) : C(0);
-    const C* const upstream1 = static_cast<const C*>(args.row_upstream);
-    const C* const upstream2 = static_cast<const C*>(args.column_upstream);
-    C own = static_cast<C>(args.row_factor);
-    if (upstream1 != nullptr && row_here) own = load<C>(upstream1 + r);
-    C* const weights = static_cast<C*>(args.weights);
-    C sum = 0;
+    part.label = load<int64_t>(args.row_labels + r);
+    part.norm = load<C>(norms1 + r);
+    return part;
+  }
+  SIAM_DEVICE static C upstream(const void* of, int64_t at, double otherwise) {
+    return of != nullptr ? load<C>(static_cast<const C*>(of) + at) : static_cast<C>(otherwise);
+  }
+
+  // The thread's pairs, as many columns at a time as give eight pairs: their loads are under way
+  // together, and the code of a formula stands 8 times, not 64. Adds each row's values to `sums`.
+  template <class Layout>
+  static constexpr int kColumnsAtOnce = 8 / Layout::kRows;
+  template <class Layout, bool kCount, class F>
+  SIAM_DEVICE void take_pairs(const TilePlace& place, int thread, const typename F::Params& params,
+                              C (&rest)[Layout::kColumns][Layout::kRows], C (&sums)[Layout::kRows],
+                              Tally& tally) const {
+    constexpr int kRows = Layout::kRows, kWide = kColumnsAtOnce<Layout>;
+    constexpr bool kKept = sizeof(C) == 4;  // else rows are read again, for want of registers
+    RowPart kept[kKept ? kRows : 1];
     SIAM_UNROLL
-    for (int j = 0; j < kAtOnce; ++j) {
-      const int64_t column = place.first_column + Layout::column(thread, first + j);
-      if (!row_here || column >= place.columns) continue;
-      C value = 0, weight = 0;
-      bool direct = false;
-      if (column != r + args.self) {
-        const C norm2 = load<C>(norms2 + column);
-        if (norm1 != norm1 || norm2 != norm2) {
-          ++tally.active;
-          if (norm1 != norm1) value = norm1;
-        } else {
-          const Label kind = load<int64_t>(args.column_labels + column) == label ? Label::kGenuine
-                                                                                 : Label::kImpostor;
-          const C distance[1] = {d2[j]};
+    for (int i = 0; i < (kKept ? kRows : 0); ++i) {
+      kept[i] = row_part(place, Layout::row(thread, i));
+    }
+    // The column of the tile that is its first row, or one that no row meets.
+    const int64_t shift = place.first_row + args.self - place.first_column;
+    const int diagonal =
+        shift < -kTileRows || shift > kTileColumns ? -2 * kTileColumns : static_cast<int>(shift);
+    const bool paired = kWide == 2 && place.columns % 2 == 0;
+    C* const line = static_cast<C*>(args.weights) +
+                    (place.first_row + Layout::row(thread, 0)) * place.columns + place.first_column;
+    // Pairs come to the front in turn.
+    SIAM_NO_UNROLL
+    for (int j = 0; j < Layout::kColumns; j += kWide) {
+      const int column = Layout::column(thread, j);
+      int64_t label[kWide];
+      C norm[kWide], other[kWide];
+      bool there[kWide];
+      SIAM_UNROLL
+      for (int c = 0; c < kWide; ++c) {
+        there[c] = column + c < place.columns_here;
+        const int64_t at = place.first_column + column + c;
+        label[c] = there[c] ? load<int64_t>(args.column_labels + at) : 0;
+        norm[c] = there[c] ? load<C>(norms2 + at) : C(0);
+        other[c] = there[c] ? upstream(args.column_upstream, at, args.column_factor) : C(0);
+      }
+      unsigned direct = 0;
+      SIAM_UNROLL
+      for (int i = 0; i < kRows; ++i) {
+        const RowPart row = kKept ? kept[kKept ? i : 0] : row_part(place, Layout::row(thread, i));
+        const int self = Layout::row(thread, i) + diagonal - column;
+        const C own = row.here ? upstream(args.row_upstream,
+                                          place.first_row + Layout::row(thread, i), args.row_factor)
+                               : C(0);
+        C weight[kWide];
+        SIAM_UNROLL
+        for (int c = 0; c < kWide; ++c) {
+          const C distance[1] = {rest[c][i]};
+          const bool pair = row.here && there[c] && self != c;
+          const bool sound = pair && row.norm == row.norm && norm[c] == norm[c];
+          const Label kind = label[c] == row.label ? Label::kGenuine : Label::kImpostor;
           const auto terms = F::template evaluate<Row>(params, distance, kind);
-          value = terms.value;
-          if (args.counts != nullptr) count<F>(tally, params, value, distance, kind);
-          if (is_finite(norm2) || !is_finite(norm1)) {
-            const C other = upstream2 != nullptr ? load<C>(upstream2 + column)
-                                                 : static_cast<C>(args.column_factor);
-            weight = terms.slope[0] * (static_cast<C>(args.share) * (own + other));
-            direct = kSquares && weight != 0 &&
-                     math::needs_direct(d2[j], norm1 + norm2, rule.threshold, rule.smallest,
-                                        rule.largest);
+          // A row with NaN spoils its own value, not that of the others.
+          const C value = sound ? terms.value : pair && row.norm != row.norm ? row.norm : C(0);
+          sums[i] = sums[i] + value;
+          const bool weighs = sound && (is_finite(norm[c]) || !is_finite(row.norm));
+          const C each = terms.slope[0] * (static_cast<C>(args.weight_share) * (own + other[c]));
+          weight[c] = weighs ? each : C(0);
+          const bool near = kSquares && weighs && each != 0 &&
+                            math::needs_direct(distance[0], row.norm + norm[c], rule.threshold,
+                                               rule.smallest, rule.largest);
+          direct |= static_cast<unsigned>(near) << (i * kWide + c);
+          if (kCount && pair) {
+            if (sound) {
+              count<F>(tally, params, value, distance, kind);
+            } else {
+              ++tally.active_collapsed;
+            }
           }
         }
+        if (args.weights == nullptr || !row.here) continue;
+        C* const to = line + i * (Layout::kRowStep * place.columns) + column;
+        if constexpr (kWide == 2) {
+          if (paired) {
+            if (there[0]) store(Pack<C, 2>{weight[0], weight[1]}, to);
+            continue;
+          }
+        }
+        SIAM_UNROLL
+        for (int c = 0; c < kWide; ++c) {
+          if (there[c]) store(weight[c], to + c);
+        }
       }
-      sum = sum + value;
-      if (weights == nullptr) continue;
-      store(weight, weights + r * place.columns + column);
-      if (direct) atomicOr(args.mask + r * args.mask_words + column / 32, 1u << (column % 32));
+      if (direct != 0 && args.weights != nullptr) {
+        SIAM_NO_UNROLL
+        for (int b = 0; b < 8; ++b) {
+          if ((direct >> b & 1u) == 0) continue;
+          const int64_t at = place.first_column + column + b % kWide;
+          const int64_t r = place.first_row + Layout::row(thread, b / kWide);
+          atomicOr(args.mask + r * args.mask_words + at / 32, 1u << (at % 32));
+        }
+      }
+      SIAM_UNROLL
+      for (int k = kWide; k < Layout::kColumns; ++k) {
+        SIAM_UNROLL
+        for (int i = 0; i < kRows; ++i) rest[k - kWide][i] = rest[k][i];
+      }
     }
-    return sum;
+  }
+
+  // The words of the mask that are this tile's alone.
+  SIAM_DEVICE void clear_mask(const TilePlace& place, int thread) const {
+    constexpr int kWords = kTileColumns / 32;
+    for (int at = thread; at < kTileRows * kWords; at += kTileThreads) {
+      const int64_t word = place.first_column / 32 + at % kWords;
+      if (at / kWords < place.rows_here && word < args.mask_words) {
+        store(0u, args.mask + (place.first_row + at / kWords) * args.mask_words + word);
+      }
+    }
+    __syncthreads();
   }
 
   template <class Layout>
@@ -132,32 +214,27 @@ struct PairSink {
     const int thread = thread_afresh();
     const int64_t tiles_across = (place.columns + kTileColumns - 1) / kTileColumns;
     const int64_t across = place.first_column / kTileColumns;
-    constexpr int kParts = Layout::kColumns / kAtOnce, kSteps = Layout::kRows * kParts;
-    C rest[kSteps][kAtOnce];
+    if (args.mask != nullptr) clear_mask(place, thread);
+    C rest[Layout::kColumns][Layout::kRows], sums[Layout::kRows];
     SIAM_UNROLL
-    for (int i = 0; i < kSteps; ++i) {
+    for (int i = 0; i < Layout::kRows; ++i) {
+      sums[i] = 0;  // of 8 or 16 values; what goes on is in double
       SIAM_UNROLL
-      for (int j = 0; j < kAtOnce; ++j) rest[i][j] = d2[i / kParts][i % kParts * kAtOnce + j];
+      for (int j = 0; j < Layout::kColumns; ++j) rest[j][i] = d2[i][j];
     }
     Tally tally;
-    C sum = 0;  // of 8 or 16 values; what goes on is in double
-    // Pairs come to the front in turn: the code of a formula stands 8 times, not 64.
-    SIAM_NO_UNROLL
-    for (int i = 0; i < kSteps; ++i) {
-      const int row = Layout::row(thread, i / kParts);
-      with_formula<Row>(args.formula, [&](auto formula, const auto& params) {
-        sum = sum + take_pairs<Layout, decltype(formula)>(place, thread, row, i % kParts * kAtOnce,
-                                                          params, rest[0], tally);
-      });
-      SIAM_UNROLL
-      for (int k = 1; k < kSteps; ++k) {
-        SIAM_UNROLL
-        for (int j = 0; j < kAtOnce; ++j) rest[k - 1][j] = rest[k][j];
+    with_formula<Row>(args.formula, [&](auto formula, const auto& params) {
+      if (args.counts != nullptr) {
+        take_pairs<Layout, true, decltype(formula)>(place, thread, params, rest, sums, tally);
+      } else {
+        take_pairs<Layout, false, decltype(formula)>(place, thread, params, rest, sums, tally);
       }
-      if (i % kParts != kParts - 1) continue;
-      double total = sum;
-      sum = 0;
-      if (args.values == nullptr) continue;
+    });
+    SIAM_UNROLL
+    for (int i = 0; i < Layout::kRows; ++i) {
+      if (args.values == nullptr) break;
+      const int row = Layout::row(thread, i);
+      double total = sums[i];
       SIAM_UNROLL
       for (int offset = Layout::kRowLanes / 2; offset > 0; offset /= 2) {
         total += __shfl_xor_sync(kWarp, total, offset);
@@ -170,17 +247,17 @@ struct PairSink {
     if (args.counts == nullptr) return;
     const int64_t slot =
         (place.first_row / kTileRows * tiles_across + across) * kTileWarps + thread / 32;
-    int counts[kPairCounts] = {tally.active, tally.collapsed, tally.positives, tally.negatives};
     SIAM_UNROLL
     for (int offset = 16; offset > 0; offset /= 2) {
-      SIAM_UNROLL
-      for (int k = 0; k < kPairCounts; ++k) {
-        counts[k] += __shfl_xor_sync(kWarp, counts[k], offset);
-      }
+      tally.active_collapsed += __shfl_xor_sync(kWarp, tally.active_collapsed, offset);
+      tally.positives_negatives += __shfl_xor_sync(kWarp, tally.positives_negatives, offset);
       tally.positive += __shfl_xor_sync(kWarp, tally.positive, offset);
       tally.negative += __shfl_xor_sync(kWarp, tally.negative, offset);
     }
     if (thread % 32 != 0) return;
+    const int counts[kPairCounts] = {
+        tally.active_collapsed % kSecond, tally.active_collapsed / kSecond,
+        tally.positives_negatives % kSecond, tally.positives_negatives / kSecond};
     SIAM_UNROLL
     for (int k = 0; k < kPairCounts; ++k) {
       store(static_cast<int64_t>(counts[k]), args.counts + slot * kPairCounts + k);
@@ -190,26 +267,21 @@ struct PairSink {
   }
 };
 
-enum class SinkKind : int32_t { kStore, kStoreWide, kPairs };
-
-// All sinks of an engine for storage type T; which one runs is the host's choice.
+// Distances in the storage type, or for 16-bit rows in float; which is the host's choice.
 template <class T>
-struct TileSink {
+struct EitherStore {
   using C = typename math::Storage<T>::Compute;
-  SinkKind kind;
-  StoreSink<T> store;
-  StoreSink<C> wide;
-  PairSink<C, true> pairs;
+  bool wide;
+  StoreSink<T> narrow_sink;
+  StoreSink<C> wide_sink;
 
   template <class Layout, class Sum>
   SIAM_DEVICE void take(const TilePlace& place,
                         const Sum (&d2)[Layout::kRows][Layout::kColumns]) const {
-    if (kind == SinkKind::kPairs) {
-      pairs.template take<Layout>(place, d2);
-    } else if (sizeof(T) == sizeof(C) || kind == SinkKind::kStore) {
-      store.template take<Layout>(place, d2);
+    if (sizeof(T) == sizeof(C) || !wide) {
+      narrow_sink.template take<Layout>(place, d2);
     } else {
-      wide.template take<Layout>(place, d2);
+      wide_sink.template take<Layout>(place, d2);
     }
   }
 };
@@ -223,10 +295,8 @@ template <class T>
 void launch_store_typed(const TileArgs& args, DType dtype, void* out, bool wide, TileDevice device,
                         Stream stream) {
   using C = typename math::Storage<T>::Compute;
-  TileSink<T> sink{};
-  sink.kind = wide && sizeof(T) != sizeof(C) ? SinkKind::kStoreWide : SinkKind::kStore;
-  sink.store = store_sink(static_cast<T*>(out), args.x2.rows);
-  sink.wide = store_sink(static_cast<C*>(out), args.x2.rows);
+  const EitherStore<T> sink{wide, store_sink(static_cast<T*>(out), args.x2.rows),
+                            store_sink(static_cast<C*>(out), args.x2.rows)};
   launch_tiles<T>(args, sink, dtype, device, stream);
 }
 
@@ -251,9 +321,8 @@ void launch_pairs_typed(const TileArgs& tiles, const PairArgs& args, DType dtype
     pairs.rule = direct_rule<C>(math::tile_engine(dtype, tiles.dim, device.capability), tiles.dim);
   };
   if (args.formula.squares) {
-    TileSink<T> sink{};
-    sink.kind = SinkKind::kPairs;
-    filled(sink.pairs);
+    PairSink<C, true> sink{};
+    filled(sink);
     launch_tiles<T>(tiles, sink, dtype, device, stream);
   } else if constexpr (sizeof(T) == sizeof(C)) {  // 16-bit inputs come widened
     PairSink<C, false> sink{};

@@ -1,5 +1,6 @@
 // Host side of the CUDA tile engine: picks the storage type, and says what a device can run.
 #include "cuda/platform.cuh"
+#include "cuda/totals.cuh"
 #include "cuda/typed_tiles.h"
 
 namespace siamcuda::cuda {
@@ -37,6 +38,20 @@ void launch_panel(const TileArgs& tiles, DType dtype, void* out, TileDevice devi
 void launch_pairs(const TileArgs& tiles, const PairArgs& args, DType dtype, TileDevice device,
                   void* stream) {
   with_storage(dtype, [&](auto typed) { typed.run_pairs(tiles, args, dtype, device, stream); });
+}
+
+void launch_values(const ValuesArgs& args, TileDevice device, void* stream) {
+  if (args.rows == 0) return;
+  const int64_t blocks = args.rows / kTileWarps + (args.rows % kTileWarps != 0);
+  const int64_t resident =
+      static_cast<int64_t>(std::max(device.multiprocessors, 1)) * kRowBlocksPerSm;
+  SIAM_LAUNCH((values_kernel<0>), Dim3(static_cast<unsigned>(std::min(blocks, resident))),
+              Dim3(kTileThreads), 0, native_stream(stream), args);
+}
+
+void launch_total(const double* values, int64_t count, double factor, double* total, void* stream) {
+  SIAM_LAUNCH((total_kernel<0>), Dim3(1), Dim3(kTotalThreads), 0, native_stream(stream), values,
+              count, factor, total);
 }
 
 void launch_mask(const MaskArgs& args, DType dtype, DType distance_type, TileDevice device,

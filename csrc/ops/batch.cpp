@@ -109,10 +109,11 @@ std::vector<at::Tensor> batch_value_and_grad(const BatchBackend& backend, const 
   for (int side = 0; side < 2; ++side) pass.gradients[side] = mask[side];
   pass.want_stats = kind == BatchReduction::kMeanActive;
   pass.each_value = kind == BatchReduction::kNone;
+  pass.mean = kind == BatchReduction::kMean;
   backend.run(loss, options, operands, pass);
   at::Tensor value = kind == BatchReduction::kNone ? pass.values : pass.total;
   at::Tensor scale;
-  if (divides(kind)) {
+  if (divides(kind) && !pass.divided) {
     scale = divisor(kind, pass).reciprocal();
     value = value / divisor(kind, pass);
   }
@@ -136,6 +137,7 @@ std::vector<at::Tensor> batch_backward(const BatchBackend& backend, const BatchL
   for (int side = 0; side < 2; ++side) pass.gradients[side] = mask[side];
   pass.want_stats = kind == BatchReduction::kMeanActive;
   pass.each_value = kind == BatchReduction::kNone;
+  pass.mean = kind == BatchReduction::kMean;
   if (kind == BatchReduction::kNone) {
     TORCH_CHECK_VALUE(grad.dim() == 1 && grad.size(0) == operands.embeddings.size(0), loss.name,
                       ": grad must have the shape of the loss, got ", describe(grad));
@@ -151,7 +153,7 @@ std::vector<at::Tensor> batch_backward(const BatchBackend& backend, const BatchL
     at::Tensor gradient = pass.gradient[side];
     if (kind != BatchReduction::kNone) {
       const at::Tensor factor = grad.to(at::kDouble);
-      gradient.mul_(divides(kind) ? factor / divisor(kind, pass) : factor);
+      gradient.mul_(divides(kind) && !pass.divided ? factor / divisor(kind, pass) : factor);
     }
     results.push_back(gradient.to(type));
   }

@@ -46,12 +46,15 @@ struct BatchPass {
   bool gradients[2] = {false, false};  // of embeddings, of ref_embeddings
   bool want_stats = false;
   bool each_value = false;  // every anchor's value is wanted, not only their total
+  bool mean = false;        // the mean over all terms is wanted
   at::Tensor upstream;      // [B] in the type of the computation, or undefined: 1
   at::Tensor values;        // [B] float64: Σ of an anchor's terms; any split of the total otherwise
   at::Tensor total;         // 0-d float64: Σ values in one order
   at::Tensor gradient[2];   // of Σ upstream·values
+  // With `mean`, where the number of terms is known beforehand: total and gradients are divided.
+  bool divided = false;
   // 0-d float64 each: terms, active, collapsed, mean positive and mean negative distance. Only the
-  // terms, unless want_stats.
+  // terms, unless want_stats; nothing, if they are divided by already.
   at::Tensor counts;  // [5]
 };
 

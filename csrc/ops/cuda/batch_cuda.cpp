@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <optional>
 
 #include "cuda/batch_launch.h"
 #include "cuda/launch.h"
@@ -24,8 +25,9 @@ using cuda::TileMatrix;
 
 // Weights of a panel; partial sums of products take half as much, and masks a 32nd.
 constexpr int64_t kPanelBytes = int64_t{16} << 20;
-// Columns of a panel of pairs: as square as the sums' splitting likes it.
-constexpr int64_t kPanelColumns = 4096;
+// Pairs have no array of distances besides: a larger panel fills the GPU with fewer launches.
+constexpr int64_t kPairPanelBytes = int64_t{32} << 20;
+constexpr int64_t kPanelColumns = 4096;  // as square as the sums' splitting likes it
 // Far below every column: no row meets itself.
 constexpr int64_t kNobody = std::numeric_limits<int64_t>::min() / 2;
 
@@ -168,7 +170,8 @@ at::Tensor widened(const at::Tensor& t) { return t.to(compute_type(t.scalar_type
 
 at::Tensor long_labels(const at::Tensor& labels) { return labels.to(at::kLong).contiguous(); }
 
-// One side of a loss over pairs: rows against columns, panel by panel.
+// One side of a loss over pairs: rows against columns, panel by panel. Values get their share, and
+// weights theirs.
 struct PairSide {
   const Rows& rows;
   const Rows& columns;
@@ -176,14 +179,14 @@ struct PairSide {
   int64_t self;
   double row_factor, column_factor;
   at::Tensor row_upstream, column_upstream;  // or undefined
-  at::Tensor values;                         // [rows] double, zeros to add to; or undefined
+  at::Tensor values;                         // [rows] double, written; or undefined
   at::Tensor counts, distances;              // [kPairCounts] int64 and [2] double; or undefined
   at::Tensor gradient;                       // [rows, D], written; or undefined
 };
 
-void run_side(const char* name, const cuda::PairFormula& formula, double share, DType dtype,
-              const PairSide& side, LaunchMemory& memory, const cuda::TileDevice& device,
-              void* stream) {
+void run_side(const char* name, const cuda::PairFormula& formula, double share, double weight_share,
+              DType dtype, const PairSide& side, LaunchMemory& memory,
+              const cuda::TileDevice& device, void* stream) {
   const int64_t rows = side.rows.matrix.rows, columns = side.columns.matrix.rows;
   const int64_t dim = side.rows.kept.size(2);
   const bool weights_wanted = side.gradient.defined() && dim > 0;
@@ -192,10 +195,11 @@ void run_side(const char* name, const cuda::PairFormula& formula, double share, 
   // With weights panels are as large as they may be; without, there are only a tile's sums.
   const int64_t width = std::min(columns, weights_wanted ? kPanelColumns : int64_t{1} << 17);
   const int64_t row_bytes = weights_wanted ? width * element : pieces(width, 128) * 64;
-  const int64_t height =
-      std::min(rows, std::max<int64_t>(kPanelBytes / std::max<int64_t>(row_bytes, 1) / 64, 1) * 64);
+  const int64_t height = std::min(
+      rows, std::max<int64_t>(kPairPanelBytes / std::max<int64_t>(row_bytes, 1) / 64, 1) * 64);
   if (rows == 0 || columns == 0) {
     if (side.gradient.defined()) side.gradient.zero_();
+    if (side.values.defined()) side.values.zero_();
     return;
   }
 
@@ -209,7 +213,7 @@ void run_side(const char* name, const cuda::PairFormula& formula, double share, 
     memory.scratch(weights, "weights");
     if (formula.squares) {
       mask = at::empty({height * words}, compute.dtype(at::kInt));
-      memory.changes(mask, "mask");
+      memory.scratch(mask, "mask");
     }
     for (const int64_t h : {height, rows % height}) {
       for (const int64_t w : {width, columns % width}) {
@@ -217,12 +221,12 @@ void run_side(const char* name, const cuda::PairFormula& formula, double share, 
       }
     }
     scratch.allocate(memory);
-    memory.changes(side.gradient, "gradient");
+    memory.scratch(side.gradient, "gradient");
   }
   if (side.values.defined()) {
     values = at::empty({height * 2 * across}, compute.dtype(at::kDouble));
     memory.scratch(values, "values");
-    memory.changes(side.values, "sums of values");
+    memory.scratch(side.values, "sums of values");
   }
   if (side.counts.defined()) {
     counts = at::empty({tiles * cuda::kTileWarps * cuda::kPairCounts}, compute.dtype(at::kLong));
@@ -248,7 +252,7 @@ void run_side(const char* name, const cuda::PairFormula& formula, double share, 
       args.row_labels = side.row_labels.const_data_ptr<int64_t>() + i;
       args.column_labels = side.column_labels.const_data_ptr<int64_t>() + j;
       args.self = side.self + i - j;
-      args.share = share;
+      args.weight_share = weight_share;
       args.row_factor = side.row_factor;
       args.column_factor = side.column_factor;
       args.row_upstream = offset(side.row_upstream, i);
@@ -258,7 +262,6 @@ void run_side(const char* name, const cuda::PairFormula& formula, double share, 
         args.mask_words = pieces(w, 32);
         if (mask.defined()) {
           args.mask = reinterpret_cast<unsigned*>(mask.mutable_data_ptr<int>());
-          mask.zero_();
         }
       }
       if (values.defined()) args.values = values.mutable_data_ptr<double>();
@@ -270,8 +273,9 @@ void run_side(const char* name, const cuda::PairFormula& formula, double share, 
       cuda::launch_pairs(tile_args, args, dtype, device, stream);
       check_launch(name);
       if (values.defined()) {
-        const at::Tensor sums = values.narrow(0, 0, h * 2 * w_across).view({h, 2 * w_across});
-        side.values.narrow(0, i, h).add_(sums.sum(1), share);
+        cuda::launch_values({values.const_data_ptr<double>(), h, 2 * w_across, share, j > 0,
+                             side.values.mutable_data_ptr<double>() + i},
+                            device, stream);
       }
       if (counts.defined()) {
         const int64_t slots = pieces(h, cuda::kTileRows) * w_across * cuda::kTileWarps;
@@ -299,11 +303,18 @@ void run_side(const char* name, const cuda::PairFormula& formula, double share, 
   }
 }
 
+at::Tensor total_of(const at::Tensor& values, double factor, LaunchMemory& memory, void* stream) {
+  at::Tensor total = at::empty({}, values.options());
+  memory.reads(values, "values");
+  memory.writes(total, "total");
+  cuda::launch_total(values.const_data_ptr<double>(), values.size(0), factor,
+                     total.mutable_data_ptr<double>(), stream);
+  return total;
+}
+
 // Counts and sums of distances as what a pass reports.
-void finish(BatchPass& pass, const at::Tensor& counts, const at::Tensor& distances, double share) {
-  pass.total = pass.values.sum();
+void report(BatchPass& pass, const at::Tensor& counts, const at::Tensor& distances, double share) {
   pass.counts = at::zeros({5}, pass.values.options());
-  if (!counts.defined()) return;
   pass.counts.narrow(0, 1, 2).copy_(counts.narrow(0, 0, 2)).mul_(share);
   pass.counts.narrow(0, 3, 2).copy_(distances).div_(counts.narrow(0, 2, 2).clamp_min(1));
 }
@@ -321,7 +332,9 @@ void run_pairs(const BatchLoss& loss, const BatchOptions& options, const BatchOp
   };
   LaunchMemory memory;
   const Rows x(rows_of(operands.embeddings), memory, device, stream);
-  const Rows other(joined ? x.kept : rows_of(operands.ref_embeddings), memory, device, stream);
+  std::optional<Rows> apart;
+  if (!joined) apart.emplace(rows_of(operands.ref_embeddings), memory, device, stream);
+  const Rows& other = joined ? x : *apart;
   check_launch(name);
   const DType dtype = dtype_of(x.kept.scalar_type());
   const at::Tensor labels = long_labels(operands.labels);
@@ -334,21 +347,27 @@ void run_pairs(const BatchLoss& loss, const BatchOptions& options, const BatchOp
     distances = at::zeros({2}, pass.values.options());
   }
   const int64_t self = joined ? 0 : operands.self >= 0 ? operands.self : kNobody;
+  const int64_t met = std::max<int64_t>(operands.self >= 0 || joined ? columns - 1 : columns, 0);
+  const double terms = share * static_cast<double>(rows * met);
+  const double factor = pass.mean ? 1 / std::max(terms, 1.0) : 1.0;
+  pass.divided = pass.mean;
   const at::Tensor none;
   const at::Tensor& upstream = pass.upstream;
-  run_side(name, formula, share, dtype,
+  run_side(name, formula, share, factor * share, dtype,
            {x, other, labels, ref_labels, self, 1, joined ? 1.0 : 0.0, upstream,
             joined ? upstream : none, pass.values, counts, distances, pass.gradient[0]},
            memory, device, stream);
   if (pass.gradients[1]) {  // the other side: only weights, from the anchors' upstream gradients
-    run_side(name, formula, share, dtype,
+    run_side(name, formula, share, factor * share, dtype,
              {other, x, ref_labels, labels, operands.self >= 0 ? -operands.self : kNobody, 0, 1,
               none, upstream, none, none, none, pass.gradient[1]},
              memory, device, stream);
   }
-  const int64_t met = operands.self >= 0 || joined ? columns - 1 : columns;
-  finish(pass, counts, distances, share);
-  pass.counts.select(0, 0).fill_(share * static_cast<double>(rows * std::max<int64_t>(met, 0)));
+  pass.total = total_of(pass.values, factor, memory, stream);
+  check_launch(name);
+  if (!pass.want_stats) return;
+  report(pass, counts, distances, share);
+  pass.counts.select(0, 0).fill_(terms);
 }
 
 // --- triplets ------------------------------------------------------------------------------------
@@ -492,7 +511,8 @@ void run_triplets(const BatchLoss& loss, const BatchOptions& options, const Batc
   }
   const at::Tensor all = counts.sum(0);
   // As finish() reads them: active, collapsed, then how many positives and negatives were added up.
-  finish(pass, at::cat({all.narrow(0, 1, 3), all.narrow(0, 3, 1)}), sums.sum(0), 1.0);
+  report(pass, at::cat({all.narrow(0, 1, 3), all.narrow(0, 3, 1)}), sums.sum(0), 1.0);
+  pass.total = total_of(pass.values, 1.0, memory, stream);
   pass.counts.select(0, 0).copy_(all.select(0, 0));
 }
 
@@ -500,7 +520,10 @@ void run_cuda(const BatchLoss& loss, const BatchOptions& options, const BatchOpe
               BatchPass& pass) {
   const at::Tensor& x = operands.embeddings;
   const DeviceGuard guard(x);
-  pass.values = at::zeros({x.size(0)}, x.options().dtype(at::kDouble));
+  const bool alone =
+      x.size(0) == 0 || (operands.ref_embeddings.defined() && operands.ref_embeddings.size(0) == 0);
+  const auto doubles = x.options().dtype(at::kDouble);
+  pass.values = alone ? at::zeros({x.size(0)}, doubles) : at::empty({x.size(0)}, doubles);
   for (int side = 0; side < 2; ++side) {
     if (!pass.gradients[side]) continue;
     const at::Tensor& of = side == 0 ? x : operands.ref_embeddings;

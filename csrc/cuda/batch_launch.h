@@ -27,6 +27,7 @@ struct ProductArgs {
   const void* weights;   // [batch, panel rows, panel columns] of the type of computation
   const unsigned* mask;  // [batch, panel rows, mask_words], or null
   int64_t mask_words;
+  const int* near;  // with a mask: see NearArgs
   bool transposed;
   bool signs;
   bool accumulate;       // add to what `out` holds
@@ -92,6 +93,20 @@ struct MaskArgs {
 };
 void launch_mask(const MaskArgs& args, DType dtype, DType distance_type, TileDevice device,
                  void* stream);
+
+// In which tiles of kTileRows x kTileColumns pairs a bit of the mask is set.
+struct NearArgs {
+  const unsigned* mask;  // [batch, rows, words]
+  int64_t batch;
+  int64_t rows;
+  int64_t words;
+  int* near;  // [batch, tiles down, tiles across]
+};
+inline int64_t near_tiles(int64_t batch, int64_t rows, int64_t columns) {
+  const auto pieces = [](int64_t n, int64_t size) { return n / size + (n % size != 0); };
+  return batch * pieces(rows, kTileRows) * pieces(columns, kTileColumns);
+}
+void launch_near(const NearArgs& args, TileDevice device, void* stream);
 
 // Norms of one matrix, as the tiles read them.
 void launch_norms(const TileMatrix& x, int64_t batch, int64_t dim, DType dtype, TileDevice device,

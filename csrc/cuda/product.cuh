@@ -10,22 +10,15 @@
 //   a block has      4 words           64 rows x 128 dimensions    4 warps, each 128 dimensions
 //                                      (signs, double: 64) of one  of one row
 //                                      split of the sum
-//   per thread       1 pair            8 x 8, or 8 x 4; 4 x 16     4 dimensions
-//                                      on tensor cores
+//   per thread       1 pair            8 x 8, or 8 x 4             4 dimensions
 //   stages           -                 2 of 16 (double: 8) terms   -
-//   registers        30                217 (signs, double: 255;    64 (double: 80)
-//                                      tensor cores: 168)
-//   shared memory    -                 25 KiB; tensor cores: 27    -
-//   blocks an SM     8                 2; tensor cores: 3          8 (double: 6)
+//   registers        30                230 (signs, double: 255)    64 (double: 80)
+//   shared memory    -                 25 KiB                      -
+//   blocks an SM     8                 2                           8 (double: 6)
 //   bytes            distances once,   weights once per 128        partial sums, x and the gradient
 //                    1 bit a pair      dimensions, y once per 64   once, a mask once per 128
 //                                      rows, partial sums once     dimensions
-//   FLOPs            3 a pair          2 a term and dimension, on  2 a split; 3 D a direct pair
-//                                      tensor cores 6 (16 bits: 4)
-//
-// Tensor cores multiply where they make the distances of float32 too (math/tiles.h): a weight is
-// the sum of two operands of TF32, and so is a float; 16-bit values are operands as they are. The
-// product of the two small parts is left out, 2^-22 of the whole.
+//   FLOPs            3 a pair          2 a term and dimension      2 a split; 3 D a direct pair
 //
 // A sum is split where there are too few outputs to fill a GPU; the splits are added in order. How
 // many there are depends on the shape alone. Every sum runs in one order.
@@ -71,17 +64,11 @@ void mask_kernel(const MaskArgs args, const DirectRule<typename math::Storage<Ou
 
 template <class C>
 constexpr int kProductDepth = 64 / static_cast<int>(sizeof(C));  // terms of a stage
+constexpr int kWeightStep = kProductRows + 16 / 4;               // between terms, in shared memory
 
-enum class ProductEngine { kFma, kSigns, kTensor };
 // Dimensions of a block: signs keep x in registers besides the sums, and a double takes two.
-template <class C, ProductEngine kEngine>
-constexpr int kProductDims = product_dims(kEngine == ProductEngine::kSigns || sizeof(C) == 8);
-
-// From term to term in shared memory. Tensor cores want the words of four terms in different banks.
-template <ProductEngine kEngine>
-constexpr int kWeightStep = kProductRows + (kEngine == ProductEngine::kTensor ? 8 : 4);
-template <class C, ProductEngine kEngine>
-constexpr int kValueStep = kProductDims<C, kEngine> + (kEngine == ProductEngine::kTensor ? 8 : 0);
+template <class C, bool kSigns>
+constexpr int kProductDims = product_dims(kSigns || sizeof(C) == 8);
 
 // Four neighbours; zeros from `count` on.
 template <class C, class T>
@@ -152,12 +139,12 @@ SIAM_DEVICE ProductPlace product_place(const ProductArgs& args, const ProductLau
 }
 
 // The stages in a thread's hands on their way to shared memory.
-template <class T, ProductEngine kEngine>
+template <class T, bool kSigns>
 struct ProductFetch {
   using C = typename math::Storage<T>::Compute;
   static constexpr int kDepth = kProductDepth<C>;
   static constexpr int kWeights = kProductRows * kDepth / 4 / kTileThreads;
-  static constexpr int kDims = kProductDims<C, kEngine>;
+  static constexpr int kDims = kProductDims<C, kSigns>;
   static constexpr int kValues = kDims * kDepth / 4 / kTileThreads;
   Pack<C, 4> weight[kWeights];
   Pack<C, 4> value[kValues];
@@ -217,49 +204,51 @@ struct ProductFetch {
       int term, row;
       quad(transposed, thread + u * kTileThreads, term, row);
       if (transposed) {
-        store_shared_four(weight[u], weights, term * kWeightStep<kEngine> + row);
+        store_shared_four(weight[u], weights, term * kWeightStep + row);
       } else {
         SIAM_UNROLL
         for (int e = 0; e < 4; ++e) {
-          store_shared(weight[u].element[e], weights, (term + e) * kWeightStep<kEngine> + row);
+          store_shared(weight[u].element[e], weights, (term + e) * kWeightStep + row);
         }
       }
     }
     SIAM_UNROLL
     for (int u = 0; u < kValues; ++u) {
-      const int q = thread + u * kTileThreads;
-      store_shared_four(value[u], values,
-                        q / (kDims / 4) * kValueStep<C, kEngine> + q % (kDims / 4) * 4);
+      store_shared_four(value[u], values, (thread + u * kTileThreads) * 4);
     }
   }
 };
 
-// The outputs of a thread, and what they gain from a stage. Rows and dimensions count from those of
-// the block.
-template <class T, ProductEngine kEngine>
-struct ProductSums {
+// A thread's rows are 4 and 4 in a run, 32 apart; its dimensions 4 and 4, 64 apart.
+SIAM_DEVICE int product_row(int thread, int i) { return i / 4 * 32 + thread / 16 * 4 + i % 4; }
+SIAM_DEVICE int product_dim(int thread, int j) { return j / 4 * 64 + thread % 16 * 4 + j % 4; }
+
+template <class T, bool kSigns>
+SIAM_KERNEL(kTileThreads, 2)
+void product_kernel(const ProductArgs args, const ProductLaunch launch,
+                    const ProductAligned aligned) {
   using C = typename math::Storage<T>::Compute;
-  static constexpr bool kSigns = kEngine == ProductEngine::kSigns;
-  static constexpr int kColumns = kProductDims<C, kEngine> / 16;
-  static constexpr int kRun = 4;  // dimensions side by side
-  static constexpr int kRows = 8, kRuns = kColumns / kRun;
-  C total[kRows][kColumns];
-  C own[kSigns ? kRows : 1][kSigns ? kColumns : 1];  // x, whose signs count
-
-  // A thread's rows are 4 and 4 in a run, 32 apart; its dimensions 4 and 4, 64 apart.
-  SIAM_DEVICE static int row(int thread, int i) { return i / 4 * 32 + thread / 16 * 4 + i % 4; }
-  SIAM_DEVICE static int dim(int thread, int run) { return run * 64 + thread % 16 * 4; }
-  SIAM_DEVICE C value(int i, int run, int e) const { return total[i][run * kRun + e]; }
-
-  SIAM_DEVICE void begin(const ProductArgs& args, const ProductPlace& place, int thread) {
+  constexpr int kDepth = kProductDepth<C>;
+  constexpr int kWeightsOfStage = kDepth * kWeightStep;
+  constexpr int kDims = kProductDims<C, kSigns>, kValuesOfStage = kDepth * kDims;
+  constexpr int kTerms = kSigns && sizeof(C) == 8 ? 1 : 4;
+  SIAM_SHARED(C, weights, 2 * kWeightsOfStage);
+  SIAM_SHARED(C, values, 2 * kValuesOfStage);
+  SIAM_SHARED(double, halves, kProductRows);
+  const int thread = static_cast<int>(threadIdx.x);
+  SIAM_NO_UNROLL
+  for (int64_t tile = blockIdx.x; tile < launch.tiles; tile += gridDim.x) {
+    const ProductPlace place = product_place<kDims>(args, launch, tile);
+    constexpr int kColumns = kDims / 16;
+    C total[8][kColumns], own[kSigns ? 8 : 1][kSigns ? kColumns : 1];
     SIAM_UNROLL
-    for (int i = 0; i < kRows; ++i) {
+    for (int i = 0; i < 8; ++i) {
       SIAM_UNROLL
       for (int j = 0; j < kColumns; ++j) {
         total[i][j] = 0;
         if constexpr (kSigns) {
-          const int64_t r = place.row + row(thread, i);
-          const int64_t d = place.dim + dim(thread, j / kRun) + j % kRun;
+          const int64_t r = place.row + product_row(thread, i);
+          const int64_t d = place.dim + product_dim(thread, j);
           own[i][j] = r < args.x.rows && d < args.dim
                           ? static_cast<C>(math::widen(load<T>(static_cast<const T*>(args.x.data) +
                                                                place.batch * args.x.batch_step +
@@ -268,212 +257,95 @@ struct ProductSums {
         }
       }
     }
-  }
-
-  SIAM_DEVICE void add_stage(const Shared<C>& weights, const Shared<C>& values, int thread, int) {
-    constexpr int kTerms = kSigns && sizeof(C) == 8 ? 1 : 4;
-    SIAM_NO_UNROLL  // read ahead, more terms would not find registers
-        for (int at = 0; at < kProductDepth<C>; at += kTerms) {
-      SIAM_UNROLL
-      for (int k = at; k < at + kTerms; ++k) {
-        C w[kRows], y[kColumns];
-        SIAM_UNROLL
-        for (int h = 0; h < kRows; h += 4) {
-          load_shared_four(weights, k * kWeightStep<kEngine> + row(thread, h), w + h);
-        }
-        SIAM_UNROLL
-        for (int h = 0; h < kColumns; h += 4) {
-          load_shared_four(values, k * kValueStep<C, kEngine> + dim(thread, h / kRun), y + h);
-        }
-        SIAM_UNROLL
-        for (int i = 0; i < kRows; ++i) {
-          SIAM_UNROLL
-          for (int j = 0; j < kColumns; ++j) {
-            if constexpr (kSigns) {
-              const C delta = minus(own[i][j], y[j]);
-              total[i][j] = total[i][j] + (delta > 0 ? w[i] : delta < 0 ? -w[i] : C(0));
-            } else {
-              total[i][j] = fused(w[i], y[j], total[i][j]);
-            }
-          }
-        }
-      }
-    }
-  }
-};
-
-// 2 x 2 warps, each 32 rows x 64 dimensions: 2 x 8 instructions of 16 x 8.
-template <class T>
-struct ProductSums<T, ProductEngine::kTensor> {
-  static constexpr ProductEngine kEngine = ProductEngine::kTensor;
-  static constexpr bool kExact = sizeof(T) == 2;
-  static constexpr int kRun = 2;
-  static constexpr int kRows = 4, kRuns = 8;
-  float total[2][8][4];
-
-  SIAM_DEVICE static int row(int thread, int i) {
-    return thread / 64 * 32 + i / 2 * kMmaRows + mma_c_place(thread % 32, i % 2 * 2).row;
-  }
-  SIAM_DEVICE static int dim(int thread, int run) {
-    return thread / 32 % 2 * 64 + run * kMmaColumns + mma_c_place(thread % 32, 0).column;
-  }
-  SIAM_DEVICE float value(int i, int run, int e) const { return total[i / 2][run][i % 2 * 2 + e]; }
-
-  SIAM_DEVICE void begin(const ProductArgs&, const ProductPlace&, int) {
-    SIAM_UNROLL
-    for (int m = 0; m < 2; ++m) {
-      SIAM_UNROLL
-      for (int n = 0; n < 8; ++n) {
-        SIAM_UNROLL
-        for (int r = 0; r < 4; ++r) total[m][n][r] = 0;
-      }
-    }
-  }
-
-  // Both parts of an operand; `small` of what is one already is not used.
-  SIAM_DEVICE static void split(float value, bool exact, uint32_t& big, uint32_t& small) {
-    big = __float_as_uint(value);
-    if (!exact) Tf32x3Engine::split(big, small);
-  }
-
-  // `dims`: of the block's dimensions, those that are there. A chain has 8 terms and is added up
-  // rounded to nearest, as a tensor core would not do it.
-  SIAM_DEVICE void add_stage(const Shared<float>& weights, const Shared<float>& values, int thread,
-                             int dims) {
-    SIAM_NO_UNROLL  // two copies of it would not find the registers
-        for (int first = 0; first < kProductDepth<float>; first += 8) {
-      add_terms(first, weights, values, thread, dims);
-    }
-  }
-
- private:
-  SIAM_DEVICE void add_terms(int first, const Shared<float>& weights, const Shared<float>& values,
-                             int thread, int dims) {
-    const int lane = thread % 32, first_row = thread / 64 * 32, first_dim = thread / 32 % 2 * 64;
-    uint32_t a[2][4], small_a[2][4];
-    SIAM_UNROLL
-    for (int m = 0; m < 2; ++m) {
-      SIAM_UNROLL
-      for (int r = 0; r < 4; ++r) {
-        const MatrixPlace at = mma_a_place(1, lane, r, 0);
-        const float w = load_shared<float>(weights, (first + at.column) * kWeightStep<kEngine> +
-                                                        first_row + m * kMmaRows + at.row);
-        split(w, false, a[m][r], small_a[m][r]);
-      }
-    }
-    SIAM_UNROLL
-    for (int n = 0; n < 8; ++n) {
-      if (first_dim + n * kMmaColumns >= dims) continue;
-      uint32_t b[2], small_b[2];
-      SIAM_UNROLL
-      for (int r = 0; r < 2; ++r) {
-        const MatrixPlace at = mma_b_place(1, lane, r, 0);
-        const float y = load_shared<float>(values, (first + at.row) * kValueStep<float, kEngine> +
-                                                       first_dim + n * kMmaColumns + at.column);
-        split(y, kExact, b[r], small_b[r]);
-      }
-      SIAM_UNROLL
-      for (int m = 0; m < 2; ++m) {
-        float c[4] = {0, 0, 0, 0};
-        mma_m16n8k8_tf32(c, small_a[m], b);
-        if constexpr (!kExact) mma_m16n8k8_tf32(c, a[m], small_b);
-        mma_m16n8k8_tf32(c, a[m], b);
-        SIAM_UNROLL
-        for (int r = 0; r < 4; ++r) total[m][n][r] = __fadd_rn(total[m][n][r], c[r]);
-      }
-    }
-  }
-};
-
-template <class T, ProductEngine kEngine>
-constexpr bool kProductCompiled = kEngine != ProductEngine::kTensor || kTensorCores;
-
-template <class T, ProductEngine kEngine>
-SIAM_KERNEL(kTileThreads, 2)
-void product_kernel(const ProductArgs args, const ProductLaunch launch,
-                    const ProductAligned aligned) {
-  if constexpr (kProductCompiled<T, kEngine>) {
-    using C = typename math::Storage<T>::Compute;
-    using Sums = ProductSums<T, kEngine>;
-    constexpr bool kSigns = kEngine == ProductEngine::kSigns;
-    constexpr int kDepth = kProductDepth<C>, kDims = kProductDims<C, kEngine>;
-    constexpr int kWeightsOfStage = kDepth * kWeightStep<kEngine>;
-    constexpr int kValuesOfStage = kDepth * kValueStep<C, kEngine>;
-    SIAM_SHARED(C, weights, 2 * kWeightsOfStage);
-    SIAM_SHARED(C, values, 2 * kValuesOfStage);
-    SIAM_SHARED(double, halves, kProductRows);
-    const int thread = static_cast<int>(threadIdx.x);
+    double weight_sum = 0;  // of row thread mod 64, half of the terms of every stage
+    ProductFetch<T, kSigns> fetch;
+    fetch.load(args, place, place.begin, aligned);
+    __syncthreads();  // the last tile's stages are no longer read
+    fetch.keep(args.transposed, weights + 0, values + 0);
+    int now = 0;
     SIAM_NO_UNROLL
-    for (int64_t tile = blockIdx.x; tile < launch.tiles; tile += gridDim.x) {
-      const ProductPlace place = product_place<kDims>(args, launch, tile);
-      const int dims =
-          args.dim - place.dim < kDims ? static_cast<int>(args.dim - place.dim) : kDims;
-      Sums sums;
-      sums.begin(args, place, thread);
-      double weight_sum = 0;  // of row thread mod 64, half of the terms of every stage
-      ProductFetch<T, kEngine> fetch;
-      fetch.load(args, place, place.begin, aligned);
-      __syncthreads();  // the last tile's stages are no longer read
-      fetch.keep(args.transposed, weights + 0, values + 0);
-      int now = 0;
-      SIAM_NO_UNROLL
-      for (int64_t first = place.begin; first < place.end; first += kDepth) {
-        __syncthreads();
-        const bool more = first + kDepth < place.end;
-        if (more) fetch.load(args, place, first + kDepth, aligned);
-        const auto stage_weights = weights + now * kWeightsOfStage;
-        sums.add_stage(stage_weights, values + now * kValuesOfStage, thread, dims);
-        if (!kSigns && place.dim == 0) {
-          C sum = 0;
-          SIAM_UNROLL
-          for (int k = 0; k < kDepth / 2; ++k) {
-            const int term = thread / kProductRows * (kDepth / 2) + k;
-            sum = sum + load_shared<C>(stage_weights,
-                                       term * kWeightStep<kEngine> + thread % kProductRows);
-          }
-          weight_sum += sum;
-        }
-        now = 1 - now;
-        // The other stage was last read before the barrier above.
-        if (more) {
-          fetch.keep(args.transposed, weights + now * kWeightsOfStage,
-                     values + now * kValuesOfStage);
-        }
-      }
-      const int64_t line = (place.batch * launch.splits + place.split) * args.x.rows;
-      if (!kSigns && place.dim == 0) {
-        if (thread >= kProductRows) halves[thread - kProductRows] = weight_sum;
-        __syncthreads();
-        const int64_t r = place.row + thread;
-        if (thread < kProductRows && r < args.x.rows) {
-          const double other = halves[thread];
-          store(weight_sum + other, args.sums + line + r);
-        }
-      }
-      SIAM_UNROLL
-      for (int i = 0; i < Sums::kRows; ++i) {
-        const int64_t r = place.row + Sums::row(thread, i);
-        if (r >= args.x.rows) continue;
+    for (int64_t first = place.begin; first < place.end; first += kDepth) {
+      __syncthreads();
+      const bool more = first + kDepth < place.end;
+      if (more) fetch.load(args, place, first + kDepth, aligned);
+      const auto stage_weights = weights + now * kWeightsOfStage;
+      const auto stage_values = values + now * kValuesOfStage;
+      SIAM_NO_UNROLL  // read ahead, more terms would not find registers
+          for (int at = 0; at < kDepth; at += kTerms) {
         SIAM_UNROLL
-        for (int run = 0; run < Sums::kRuns; ++run) {
-          const int d = Sums::dim(thread, run);
-          C* const to = static_cast<C*>(args.partials) + (line + r) * args.dim + place.dim + d;
-          if (aligned.outputs && d + Sums::kRun <= dims) {
-            constexpr int kFit = 16 / static_cast<int>(sizeof(C));
-            constexpr int kAccess = Sums::kRun < kFit ? Sums::kRun : kFit;
-            SIAM_UNROLL
-            for (int e = 0; e < Sums::kRun; e += kAccess) {
-              Pack<C, kAccess> part;
-              SIAM_UNROLL
-              for (int k = 0; k < kAccess; ++k) part.element[k] = sums.value(i, run, e + k);
-              store(part, to + e);
-            }
-            continue;
+        for (int k = at; k < at + kTerms; ++k) {
+          C w[8], y[kColumns];
+          SIAM_UNROLL
+          for (int h = 0; h < 8; h += 4) {
+            load_shared_four(stage_weights, k * kWeightStep + product_row(thread, h), w + h);
           }
           SIAM_UNROLL
-          for (int e = 0; e < Sums::kRun; ++e) {
-            if (d + e < dims) store(sums.value(i, run, e), to + e);
+          for (int h = 0; h < kColumns; h += 4) {
+            load_shared_four(stage_values, k * kDims + product_dim(thread, h), y + h);
           }
+          SIAM_UNROLL
+          for (int i = 0; i < 8; ++i) {
+            SIAM_UNROLL
+            for (int j = 0; j < kColumns; ++j) {
+              if constexpr (kSigns) {
+                const C delta = minus(own[i][j], y[j]);
+                total[i][j] = total[i][j] + (delta > 0 ? w[i] : delta < 0 ? -w[i] : C(0));
+              } else {
+                total[i][j] = fused(w[i], y[j], total[i][j]);
+              }
+            }
+          }
+        }
+      }
+      if (!kSigns && place.dim == 0) {
+        C sum = 0;
+        SIAM_UNROLL
+        for (int k = 0; k < kDepth / 2; ++k) {
+          sum = sum + load_shared<C>(stage_weights,
+                                     (thread / kProductRows * (kDepth / 2) + k) * kWeightStep +
+                                         thread % kProductRows);
+        }
+        weight_sum += sum;
+      }
+      now = 1 - now;
+      // The other stage was last read before the barrier above.
+      if (more) {
+        fetch.keep(args.transposed, weights + now * kWeightsOfStage, values + now * kValuesOfStage);
+      }
+    }
+    const int64_t line = (place.batch * launch.splits + place.split) * args.x.rows;
+    if (!kSigns && place.dim == 0) {
+      if (thread >= kProductRows) halves[thread - kProductRows] = weight_sum;
+      __syncthreads();
+      const int64_t r = place.row + thread;
+      if (thread < kProductRows && r < args.x.rows) {
+        const double other = halves[thread];
+        store(weight_sum + other, args.sums + line + r);
+      }
+    }
+    C* const partials = static_cast<C*>(args.partials);
+    SIAM_UNROLL
+    for (int i = 0; i < 8; ++i) {
+      const int64_t r = place.row + product_row(thread, i);
+      if (r >= args.x.rows) continue;
+      SIAM_UNROLL
+      for (int j = 0; j < kColumns; j += 4) {
+        const int64_t d = place.dim + product_dim(thread, j);
+        C* const to = partials + (line + r) * args.dim + d;
+        if (aligned.outputs && d + 4 <= args.dim) {
+          constexpr int kAccess = 16 / sizeof(C);
+          SIAM_UNROLL
+          for (int e = 0; e < 4; e += kAccess) {
+            Pack<C, kAccess> part;
+            SIAM_UNROLL
+            for (int k = 0; k < kAccess; ++k) part.element[k] = total[i][j + e + k];
+            store(part, to + e);
+          }
+          continue;
+        }
+        SIAM_UNROLL
+        for (int e = 0; e < 4; ++e) {
+          if (d + e < args.dim) store(total[i][j + e], to + e);
         }
       }
     }
@@ -517,6 +389,13 @@ struct GradientRow {
     }
   }
 
+  // Whether a pair of the row with one of the terms around `k` has a bit in the mask; transposed.
+  SIAM_DEVICE bool near(int64_t k) const {
+    const int64_t down = (args.y.rows + kTileRows - 1) / kTileRows;
+    const int64_t across = (args.x.rows + kTileColumns - 1) / kTileColumns;
+    return load<int>(args.near + (batch * down + k / kTileRows) * across + row / kTileColumns) != 0;
+  }
+
   // Pairs with a bit in the mask, in order.
   SIAM_DEVICE void add_masked(bool own_finite) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -525,6 +404,7 @@ struct GradientRow {
     for (int64_t g = 0; g < groups; g += args.transposed ? 1 : 32) {
       unsigned word = 0, owners;
       if (args.transposed) {
+        if (!near(g * 32)) continue;
         const int64_t k = g * 32 + lane;
         const bool bit =
             k < args.y.rows &&
@@ -627,43 +507,6 @@ void launch_mask_typed(const MaskArgs& args, DType dtype, TileDevice device, Str
   rule.threshold = static_cast<C>(1.02) * rule.threshold;
   SIAM_LAUNCH((mask_kernel<Out>), Dim3(warp_grid(words, device.multiprocessors)),
               Dim3(kTileThreads), 0, stream, args, rule);
-}
-
-template <class T>
-void launch_product_typed(ProductArgs args, TileDevice device, Stream stream) {
-  using C = typename math::Storage<T>::Compute;
-  const ProductLaunch launch = product_launch(args.batch, args.x.rows, args.y.rows, args.dim,
-                                              args.signs || sizeof(C) == 8, device.multiprocessors);
-  if (launch.tiles == 0) return;
-  args.x = without_idle_steps(args.x, args.batch);
-  args.y = without_idle_steps(args.y, args.batch);
-  const auto aligned_to_16 = [](const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; };
-  const int64_t columns = args.transposed ? args.x.rows : args.y.rows;
-  const ProductAligned aligned{aligned_to_16(args.weights) && columns % 4 == 0,
-                               tile_rows_aligned(args.y, args.batch, sizeof(T)),
-                               aligned_to_16(args.partials) && args.dim % 4 == 0};
-  const Dim3 grid(launch.grid), block(kTileThreads);
-  const auto run = [&](auto engine) {
-    SIAM_LAUNCH((product_kernel<T, decltype(engine)::value>), grid, block, 0, stream, args, launch,
-                aligned);
-  };
-  using Kind = ProductEngine;
-  if (args.signs) {
-    if constexpr (sizeof(T) == sizeof(C)) {  // 16-bit inputs come widened
-      run(std::integral_constant<Kind, Kind::kSigns>());
-    }
-  } else if constexpr (sizeof(C) == 8) {
-    run(std::integral_constant<Kind, Kind::kFma>());
-  } else if (math::tile_engine(DType::kFloat32, args.dim, device.capability) ==
-             TileEngine::kTf32x3) {
-    run(std::integral_constant<Kind, Kind::kTensor>());
-  } else {
-    run(std::integral_constant<Kind, Kind::kFma>());
-  }
-  const int64_t parts = (args.dim + kGradientDims - 1) / kGradientDims;
-  SIAM_LAUNCH((gradient_kernel<T>),
-              Dim3(warp_grid(args.batch * args.x.rows * parts, device.multiprocessors)), block, 0,
-              stream, args, launch.splits);
 }
 
 }  // namespace siamcuda::cuda

@@ -1,5 +1,6 @@
 // Host side of the CUDA tile engine: picks the storage type, and says what a device can run.
 #include "cuda/platform.cuh"
+#include "cuda/product_tensor.cuh"
 #include "cuda/totals.cuh"
 #include "cuda/typed_tiles.h"
 
@@ -40,12 +41,16 @@ void launch_pairs(const TileArgs& tiles, const PairArgs& args, DType dtype, Tile
   with_storage(dtype, [&](auto typed) { typed.run_pairs(tiles, args, dtype, device, stream); });
 }
 
+void launch_near(const NearArgs& args, TileDevice device, void* stream) {
+  const int64_t tiles = near_tiles(args.batch, args.rows, args.words * 32);
+  if (tiles == 0) return;
+  SIAM_LAUNCH((near_kernel<0>), Dim3(warp_grid(tiles, device.multiprocessors)), Dim3(kTileThreads),
+              0, native_stream(stream), args);
+}
+
 void launch_values(const ValuesArgs& args, TileDevice device, void* stream) {
   if (args.rows == 0) return;
-  const int64_t blocks = args.rows / kTileWarps + (args.rows % kTileWarps != 0);
-  const int64_t resident =
-      static_cast<int64_t>(std::max(device.multiprocessors, 1)) * kRowBlocksPerSm;
-  SIAM_LAUNCH((values_kernel<0>), Dim3(static_cast<unsigned>(std::min(blocks, resident))),
+  SIAM_LAUNCH((values_kernel<0>), Dim3(warp_grid(args.rows, device.multiprocessors)),
               Dim3(kTileThreads), 0, native_stream(stream), args);
 }
 

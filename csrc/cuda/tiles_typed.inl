@@ -1,6 +1,6 @@
 // Instantiates the tile launchers for one storage type, SIAM_STORAGE.
 // Included by one .cu file a type, so that they compile side by side.
-#include "cuda/product.cuh"
+#include "cuda/product_tensor.cuh"
 #include "cuda/sinks.cuh"
 #include "cuda/triplets.cuh"
 #include "cuda/typed_tiles.h"

@@ -125,7 +125,10 @@ void cdist_gradient(const at::Tensor& x1, const at::Tensor& x2, const at::Tensor
   const Rows a(x1, memory, device, stream), b(x2, memory, device, stream);
   const at::Tensor w = weights.to(gradient.scalar_type());
   const int64_t words = pieces(x2.size(1), 32);
-  const at::Tensor mask = at::empty({batch, x1.size(1), words}, x1.options().dtype(at::kInt));
+  const auto ints = x1.options().dtype(at::kInt);
+  const at::Tensor mask = at::empty({batch, x1.size(1), words}, ints);
+  const at::Tensor near = at::empty({cuda::near_tiles(batch, x1.size(1), x2.size(1))}, ints);
+  memory.scratch(near, "near");
   memory.reads(w, "weights");
   memory.reads(distances, "distances");
   memory.scratch(mask, "mask");
@@ -134,6 +137,7 @@ void cdist_gradient(const at::Tensor& x1, const at::Tensor& x2, const at::Tensor
   cuda::launch_mask({distances.const_data_ptr(), a.matrix.norms, b.matrix.norms, batch, x1.size(1),
                      x2.size(1), dim, bits, words},
                     dtype, dtype, device, stream);
+  cuda::launch_near({bits, batch, x1.size(1), words, near.mutable_data_ptr<int>()}, device, stream);
   check_launch("squared_cdist_backward");
 
   cuda::ProductArgs args{};
@@ -144,6 +148,7 @@ void cdist_gradient(const at::Tensor& x1, const at::Tensor& x2, const at::Tensor
   args.weights = w.const_data_ptr();
   args.mask = bits;
   args.mask_words = words;
+  args.near = near.const_data_ptr<int>();
   args.transposed = other_end;
   args.every_pair = true;
   args.out = gradient.mutable_data_ptr();
@@ -206,14 +211,16 @@ void run_side(const char* name, const cuda::PairFormula& formula, double share, 
   const int64_t across = pieces(width, cuda::kTileColumns);
   const int64_t tiles = across * pieces(height, cuda::kTileRows);
   const int64_t words = pieces(width, 32);
-  at::Tensor weights, mask, values, counts, distances;
+  at::Tensor weights, mask, near, values, counts, distances;
   ProductScratch scratch;
   if (weights_wanted) {
     weights = at::empty({height * width}, compute);
     memory.scratch(weights, "weights");
     if (formula.squares) {
       mask = at::empty({height * words}, compute.dtype(at::kInt));
+      near = at::empty({cuda::near_tiles(1, height, width)}, compute.dtype(at::kInt));
       memory.scratch(mask, "mask");
+      memory.scratch(near, "near");
     }
     for (const int64_t h : {height, rows % height}) {
       for (const int64_t w : {width, columns % width}) {
@@ -285,6 +292,11 @@ void run_side(const char* name, const cuda::PairFormula& formula, double share, 
       }
       if (!weights_wanted) continue;
       cuda::ProductArgs product{};
+      if (mask.defined()) {
+        product.near = near.const_data_ptr<int>();
+        cuda::launch_near({args.mask, 1, h, args.mask_words, near.mutable_data_ptr<int>()}, device,
+                          stream);
+      }
       product.x = tile_args.x1;
       product.y = tile_args.x2;
       product.batch = 1;

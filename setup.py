@@ -129,7 +129,10 @@ def extension() -> CppExtension:
         define_macros=macros,
         extra_compile_args={
             "cxx": cxx,
-            "nvcc": ["-std=c++20", "-O3", "--expt-relaxed-constexpr"],
+            # --fmad=false: as -ffp-contract=off. nvcc would fuse differently in each instance of a
+            # kernel, so that a row's bits would depend on its alignment; where a fused operation is
+            # meant, kernels say so.
+            "nvcc": ["-std=c++20", "-O3", "--expt-relaxed-constexpr", "--fmad=false"],
         },
     )
 

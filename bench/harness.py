@@ -432,7 +432,8 @@ def run_cases(
     environment = results.environment()
     done = finished(path, environment, quick, clock) if resume else set()
     failures = 0
-    chosen = [case for case in cases if allocator in case.allocators]
+    # The settings are of the heap; on a GPU there is one, and every case is measured with it.
+    chosen = [case for case in cases if device == "cuda" or allocator in case.allocators]
     for i, case in enumerate(chosen, 1):
         head = f"[{i}/{len(chosen)}] {allocator}, {threads} threads: {case.name}"
         if (case.suite, case.name, str(threads), allocator) in done:

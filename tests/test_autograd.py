@@ -178,19 +178,64 @@ def test_accumulation_into_grad(case, backend):
         torch.testing.assert_close(a, 2 * e)
 
 
-def test_zero_rows_stay_zero_under_an_infinite_upstream_gradient(backend):
+@pytest.mark.parametrize("factor", [1.0, 0.25, -3.0, 0.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("case", [c for c in ONE_EACH if c in LOSSES], ids=lambda c: c.name)
+def test_scaled_gradients_are_those_computed_anew(case, backend, dtype, factor):
+    # More than a grid of the emulator takes at once, and not whole accesses.
+    tensors, target = case.make((601, 33), dtype, backend.device)
+    upstream = torch.tensor(factor, dtype=dtype, device=backend.device)
+
+    def gradients(**options):
+        value = case.function(*case.arguments(tensors, target), **case.keywords("mean"))
+        return torch.autograd.grad(value, tensors, upstream, **options)
+
+    for found, anew in zip(gradients(), gradients(retain_graph=True), strict=True):
+        if factor == 1.0:
+            assert torch.equal(found, anew)
+        # Rounded behind the sum of an anchor's two terms, which may cancel, instead of before.
+        bound = 4 * torch.finfo(dtype).eps * float(anew.abs().max())
+        torch.testing.assert_close(found, anew, rtol=0, atol=bound)
+
+
+def _misaligned(t):
+    return torch.cat([t.new_zeros(1), t.flatten()])[1:].view(t.shape)
+
+
+def _transposed(t):
+    return t.t().contiguous().t()
+
+
+@pytest.mark.parametrize("unpack", [_misaligned, _transposed])
+def test_saved_gradients_may_come_back_in_other_memory(backend, unpack):
+    x = torch.randn(2, 9, 7, device=backend.device)
+    expected, found = [], []
+    for results, hook in ((expected, torch.clone), (found, unpack)):
+        leaves = [t.clone().requires_grad_() for t in x]
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t: t, lambda t, hook=hook: hook(t) if t.dim() == 2 else t
+        ):
+            loss = siamcuda.contrastive_loss(*leaves, torch.arange(9, device=x.device) % 2)
+        (loss * 0.5).backward()
+        results += [t.grad for t in leaves]
+    for f, e in zip(found, expected, strict=True):
+        torch.testing.assert_close(f, e)
+
+
+@pytest.mark.parametrize("factor", [float("inf"), float("nan")])
+def test_zero_rows_stay_zero_under_any_upstream_gradient(backend, factor):
     x1 = torch.zeros(1, 4, device=backend.device, requires_grad=True)
     x2 = torch.full((1, 4), 9.0, device=backend.device, requires_grad=True)
     loss = siamcuda.contrastive_loss(x1, x2, torch.ones(1, device=backend.device))
-    loss.backward(torch.tensor(float("inf"), device=backend.device))
+    loss.backward(torch.tensor(factor, device=backend.device))
     assert x1.grad.abs().sum() == 0
 
 
 @pytest.mark.parametrize("case", LOSSES, ids=lambda c: c.id)
 @pytest.mark.parametrize("factor", [1.0, 0.25])
-def test_gradients_handed_out_belong_to_their_receiver(case, factor):
+def test_gradients_handed_out_belong_to_their_receiver(case, backend, factor):
     """Two leaves, two steps, gradients written into: nothing of one step may reach the next."""
-    tensors, target = case.make((70, 33), torch.float32)
+    tensors, target = case.make((70, 33), torch.float32, backend.device)
     arguments = case.arguments(tensors, target)
     steps = []
     for _ in range(2):

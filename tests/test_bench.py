@@ -338,6 +338,22 @@ def test_a_gpu_is_waited_for_and_its_goals_are_not_those_of_a_cpu(
     assert score["goal"] is None
 
 
+def test_on_a_gpu_every_case_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = []
+
+    def measure(case: harness.Case, *_: object) -> list[dict[str, Any]]:
+        measured.append(case.allocators)
+        raise BenchError("measured")
+
+    monkeypatch.setattr(harness, "measure", measure)
+    cases = [_case(allocators=("warm",)), _case(allocators=("default", "warm"))]
+    threads, path = torch.get_num_threads(), tmp_path / "r.csv"
+    assert harness.run_cases(cases, "default", threads, path) == 1
+    monkeypatch.setattr(harness, "device", "cuda")
+    assert harness.run_cases(cases, "default", threads, path) == 2
+    assert measured == [("default", "warm"), ("warm",), ("default", "warm")]
+
+
 def test_no_gpu_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     if torch.cuda.is_available():
         pytest.skip("a GPU is here")

@@ -376,15 +376,21 @@ def emulated(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _steps(
-    case: Case, shape: tuple[int, ...], dtype: torch.dtype, reduction: str
+    case: Case, shape: tuple[int, ...], dtype: torch.dtype, reduction: str, upstream: float = 1.0
 ) -> tuple[list[traffic.Launch], list[traffic.Launch]]:
     """The launches of the forward pass and of the backward pass."""
     tensors, target = case.make(shape, dtype)
     with traffic.recorded() as forward:
         loss = case.function(*case.arguments(tensors, target), **case.keywords(reduction))
     with traffic.recorded() as backward:
-        torch.autograd.grad(loss, tensors, torch.ones_like(loss))
+        torch.autograd.grad(loss, tensors, torch.full_like(loss, upstream))
     return forward, backward
+
+
+def _made_in_forward(case: Case, reduction: str, dtype: torch.dtype) -> bool:
+    """See Note [Gradients made in forward] in csrc/ops/loss_op.h."""
+    reduced = reduction != "none" and case.reductions != ("none",)
+    return reduced and dtype in (torch.float32, torch.float64)
 
 
 def _elementwise(case: Case) -> bool:
@@ -403,10 +409,21 @@ def test_full_sectors_and_no_conflicts(case: Case, dtype: torch.dtype, columns: 
         assert launch.sites
         assert traffic.complaints(launch) == []
     once = case.inputs * ROWS * columns * dtype.itemsize // traffic.SECTOR
+    made = _made_in_forward(case, "sum", dtype)
     assert forward[0].sectors("global_load") == once
-    assert forward[0].sectors("global_store") == 0
-    assert backward[0].sectors("global_load") == once
-    assert backward[0].sectors("global_store") == once
+    assert forward[0].sectors("global_store") == (once if made else 0)
+    assert backward[0].sectors("global_load") == (0 if made else once)
+    assert backward[0].sectors("global_store") == (0 if made else once)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("case", [c for c in ONE_EACH if "sum" in c.reductions], ids=lambda c: c.id)
+@pytest.mark.usefixtures("emulated")
+def test_gradients_are_scaled_in_full_sectors(case: Case, dtype: torch.dtype) -> None:
+    _, [launch] = _steps(case, (ROWS, 128), dtype, "sum", upstream=0.5)
+    once = case.inputs * ROWS * 128 * dtype.itemsize // traffic.SECTOR
+    assert traffic.complaints(launch) == []
+    assert launch.sectors("global_load") == launch.sectors("global_store") == once
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if _elementwise(c)], ids=lambda c: c.id)
@@ -486,8 +503,9 @@ def _names(launches: list[traffic.Launch]) -> list[str]:
 def test_kernels_per_operator(case: Case, reduction: str, shape: tuple[int, ...]) -> None:
     reduce = [] if reduction == "none" else ["reduce_kernel"]
     forward, backward = _steps(case, shape, torch.float32, reduction)
+    made = _made_in_forward(case, reduction, torch.float32)
     assert _names(forward) == ["rows_kernel", *reduce]
-    assert _names(backward) == ["rows_kernel"]
+    assert _names(backward) == ["scale_kernel" if made else "rows_kernel"]
 
     tensors, target = case.make(shape, torch.float32, requires_grad=False)
     with traffic.recorded() as both:

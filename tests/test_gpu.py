@@ -71,6 +71,29 @@ def test_promise_4_a_graph_replays_what_was_captured(make, case):
             assert torch.equal(found, wanted)
 
 
+def test_a_replayed_backward_reads_the_upstream_gradient_anew():
+    """See Note [Gradients made in forward]: the host must not have looked at it."""
+    x = [torch.randn(70, 128, device="cuda", requires_grad=True) for _ in range(2)]
+    target, upstream = torch.arange(70, device="cuda") % 2, torch.ones((), device="cuda")
+
+    def step() -> tuple[torch.Tensor, ...]:
+        return torch.autograd.grad(siamcuda.contrastive_loss(*x, target), x, upstream)
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    for factor in (0.25, 1.0, -4.0):
+        upstream.fill_(factor)
+        graph.replay()
+        for found, wanted in zip(captured, step(), strict=True):
+            assert torch.equal(found, wanted)
+
+
 @pytest.mark.parametrize(("make", "case"), STEPS)
 def test_nothing_waits_for_the_device(make, case):
     options = {"return_stats": True} if make is batch_step else {}

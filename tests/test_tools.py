@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -70,7 +71,7 @@ def test_no_gpu_runs_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(tool.subprocess, "run", lambda *a, **k: pytest.fail("ran something"))
+    monkeypatch.setattr(tool, "run_step", lambda *a, **k: pytest.fail("ran something"))
     assert tool.main(["--results", str(folder)]) == 0
     assert "no GPU: nothing was run" in capsys.readouterr().out
     assert list(folder.iterdir()) == []
@@ -91,16 +92,28 @@ def test_gpu_without_kernels_is_an_error(
     assert list(folder.iterdir()) == []
 
 
+@pytest.fixture
+def steps(tool: ModuleType, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Two parts of a pretended run: ``first`` passes, ``second`` does what the test puts there."""
+    outcome: dict[str, Any] = {"second": tool.Step("m", "passed", 1.0, "c", "d")}
+
+    def second() -> Any:
+        if isinstance(outcome["second"], BaseException):
+            raise outcome["second"]
+        yield outcome["second"]
+
+    first = tool.Step("pytest -m gpu", "passed", 1.0, "c", "")
+    parts = {"first": (lambda: [first], (first.name,)), "second": (second, ("m",))}
+    monkeypatch.setattr(tool, "STEPS", parts)
+    monkeypatch.setattr(tool, "describe_machine", lambda: dict(MACHINE))
+    return outcome
+
+
 @pytest.mark.parametrize(("status", "code"), [("passed", 0), ("failed", 1), ("skipped", 1)])
 def test_results_are_written(
-    tool: ModuleType, folder: Path, monkeypatch: pytest.MonkeyPatch, status: str, code: int
+    tool: ModuleType, folder: Path, steps: dict[str, Any], status: str, code: int
 ) -> None:
-    monkeypatch.setattr(tool, "describe_machine", lambda: dict(MACHINE))
-    steps = [
-        tool.Step("pytest -m gpu", "passed", 1.0, "c", ""),
-        tool.Step("m", status, 1.0, "c", "d"),
-    ]
-    monkeypatch.setattr(tool, "STEPS", (lambda: steps,))
+    steps["second"] = tool.Step("m", status, 1.0, "c", "d")
     assert tool.main(["--results", str(folder)]) == code
     [path] = folder.iterdir()
     assert path.name.startswith("nvidia-pretend-100-80gb-20")
@@ -110,21 +123,78 @@ def test_results_are_written(
     assert tool.read_results(folder) == [written]
 
 
+def test_a_run_that_is_cut_off_leaves_what_it_found(
+    tool: ModuleType, folder: Path, steps: dict[str, Any]
+) -> None:
+    steps["second"] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        tool.main(["--results", str(folder)])
+    [written] = tool.read_results(folder)
+    assert [step["status"] for step in written["steps"]] == ["passed", "skipped"]
+    assert "cut off" in written["steps"][1]["detail"]
+
+
+def test_steps_are_chosen_and_earlier_ones_kept(
+    tool: ModuleType,
+    folder: Path,
+    steps: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def found(choice: str) -> list[str]:
+        tool.main(["--results", str(folder), "--steps", choice])
+        [written] = tool.read_results(folder)
+        return [f"{step['status']} {step['detail']}" for step in written["steps"]]
+
+    assert found("first") == ["passed ", "skipped not asked for"]
+    assert found("second") == ["passed ", "passed d"]
+    # Of another commit, or of a tree with changes, nothing is kept.
+    for change in ({"commit": "fedcba"}, {"modified": True}, {"modified": True}):
+        monkeypatch.setattr(tool, "describe_machine", lambda c=change: {**MACHINE, **c})
+        assert found("second") == ["skipped not asked for", "passed d"]
+    assert tool.main(["--results", str(folder), "--steps", "first,third"]) == 2
+    assert "'third' is not one of first, second" in capsys.readouterr().err
+
+
 def test_steps_of_a_run(tool: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    commands = []
+    commands = {}
 
     def fake(name: str, command: list[str], environment: object = None) -> Any:
-        commands.append(command)
+        commands[name] = command[command.index("-m") + 1 :] if "-m" in command else command
         return tool.Step(name, "passed", 0.0, "", "")
 
     monkeypatch.setattr(tool, "run_step", fake)
     monkeypatch.setattr(tool, "find_sanitizer", lambda: "/cuda/compute-sanitizer")
-    names = [step.name for step in [*tool.suite(), *tool.sanitizers()]]
-    assert names == ["pytest -m gpu", "memcheck", "racecheck", "initcheck", "synccheck"]
-    assert all(command[-1] == "tools/gpu_driver.py" for command in commands[1:])
+    for part, names in tool.STEPS.values():
+        assert {step.name for step in part()} == set(names)
+    assert set(commands) == set(tool.LIMITS)
+    assert all(commands[name][-1] == "tools/gpu_driver.py" for name in tool.SANITIZERS)
     assert (ROOT / "tools" / "gpu_driver.py").is_file()
+    assert commands["bench --device cuda"] == ["bench", "--device", "cuda", "--suite", "batch"]
+    for spec, workers in ((None, False), (object(), True)):
+        monkeypatch.setattr(tool.importlib.util, "find_spec", lambda _, spec=spec: spec)
+        list(tool.suite())
+        assert ("-n" in commands["pytest -m gpu"]) == workers
     monkeypatch.setattr(tool, "find_sanitizer", lambda: None)
     assert {step.status for step in tool.sanitizers()} == {"skipped"}
+
+
+def test_commit_of_a_tree_without_git(
+    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import siamcuda
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "G")
+    built = {"cuda": True, "version": "0", "cuda_architectures": ["9.0"]}
+    monkeypatch.setattr(siamcuda, "build_info", lambda: built)
+    monkeypatch.setenv("SIAMCUDA_COMMIT", "fedcba")
+    assert tool.describe_machine()["commit"] != "fedcba"
+    monkeypatch.setattr(tool, "ROOT", tmp_path)
+    assert tool.describe_machine()["commit"] == "fedcba"
+    monkeypatch.delenv("SIAMCUDA_COMMIT")
+    assert tool.describe_machine()["commit"] == "unknown"
 
 
 def test_failed_step_keeps_its_output(tool: ModuleType) -> None:
@@ -132,6 +202,21 @@ def test_failed_step_keeps_its_output(tool: ModuleType) -> None:
     step = tool.run_step("x", [sys.executable, "-c", script])
     assert (step.status, step.detail) == ("failed", "what went wrong")
     assert str(Path(sys.executable).parent) not in step.command
+
+
+def test_slow_step_is_stopped_with_what_it_started(
+    tool: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(tool.LIMITS, "x", 1.5)
+    start = time.monotonic()
+    step = tool.run_step("x", ["/bin/sh", "-c", "echo begun; sleep 60 & sleep 60"])
+    assert time.monotonic() - start < 30
+    assert (step.status, step.detail) == ("failed", "stopped after its limit of 1.5 s\nbegun")
+
+
+def test_children_find_the_package(tool: ModuleType) -> None:
+    script = "import os; print(os.environ['PYTHONPATH'].split(os.pathsep)[0])"
+    assert tool.run_step("x", [sys.executable, "-c", script]).detail == str(ROOT)
 
 
 def test_readme_without_results(tool: ModuleType, folder: Path, readme: Path) -> None:
@@ -190,5 +275,5 @@ def test_committed_readme_is_current(tool: ModuleType) -> None:
 def test_driver_runs_every_operator(capsys: pytest.CaptureFixture[str]) -> None:
     driver = load("gpu_driver")
     assert driver.main(["--device", "cpu"]) == 0
-    names = {case.name for case in (*ONE_EACH, *BATCH_CASES)}
+    names = {case.name for case in (*ONE_EACH, *BATCH_CASES)} | {"squared_cdist"}
     assert f"of {len(names)} operators on cpu" in capsys.readouterr().out

@@ -1,39 +1,51 @@
 """What `make gpu-check` runs: the suite, compute-sanitizer and the benchmark on a GPU.
 
     python tools/gpu_check.py             runs everything and writes docs/hardware/GPU-DATE.json
+    python tools/gpu_check.py --steps suite,benchmark    runs these and records the rest as skipped
     python tools/gpu_check.py --readme    makes README's paragraph on hardware from those files
     python tools/gpu_check.py --check     fails if that paragraph is not what they say
 
 Where there is no GPU it says so, writes nothing and exits 0. Otherwise it exits 1 if a step failed
-or could not be run; the file is written either way, and says which.
+or could not be run; the file is written either way, after every step, and says which.
+
+SIAMCUDA_COMMIT=COMMIT   the commit of a tree that git knows nothing of
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
+import importlib.util
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from siamcuda._files import write_atomically
-
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # the package need not be installed
+
+from siamcuda._files import write_atomically  # noqa: E402
+
 RESULTS = ROOT / "docs" / "hardware"
 README = ROOT / "README.md"
 BEGIN, END = "<!-- hardware:begin -->", "<!-- hardware:end -->"
 SCHEMA = 1
+SUITE = "pytest -m gpu"
 BENCHMARK = "bench --device cuda"
 SANITIZERS = ("memcheck", "racecheck", "initcheck", "synccheck")
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
+#: Seconds after which a step has failed.
+LIMITS: dict[str, float] = {SUITE: 1800, BENCHMARK: 900} | dict.fromkeys(SANITIZERS, 900)
 NOTHING = (
     "No kernel has run on a GPU yet: the CUDA kernels are compiled for sm_75 to sm_120, their "
     "machine code is checked, and the whole test table runs on them under an emulator. `make "
@@ -62,23 +74,37 @@ class Step:
 def run_step(name: str, command: Sequence[str], environment: dict[str, str] | None = None) -> Step:
     print(f"gpu-check: {name}: {' '.join(command)}", flush=True)
     start = time.monotonic()
-    done = subprocess.run(
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    child = subprocess.Popen(
         command,
         cwd=ROOT,
-        env=os.environ | (environment or {}),
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)} | (environment or {}),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
+        start_new_session=True,
     )
-    lines = [line for line in done.stdout.splitlines() if line.strip()]
-    status = PASSED if done.returncode == 0 else FAILED
+    late = ""
+    try:
+        output, _ = child.communicate(timeout=LIMITS.get(name))
+    except BaseException as error:
+        # With all that it started, which would hold the pipe open.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        output, _ = child.communicate()
+        if not isinstance(error, subprocess.TimeoutExpired):
+            raise
+        late = f"stopped after its limit of {LIMITS[name]} s\n"
+    lines = [line for line in output.splitlines() if line.strip()]
+    status = PASSED if child.returncode == 0 and not late else FAILED
     print(f"gpu-check: {name}: {status}", flush=True)
     kept = lines[-1:] if status == PASSED else lines[-30:]
     if name == BENCHMARK:
         kept = lines[-200:]  # the table of results
     shown = " ".join(Path(part).name if part == sys.executable else part for part in command)
-    return Step(name, status, round(time.monotonic() - start, 1), shown, "\n".join(kept))
+    seconds = round(time.monotonic() - start, 1)
+    return Step(name, status, seconds, shown, late + "\n".join(kept))
 
 
 def find_sanitizer() -> str | None:
@@ -87,29 +113,39 @@ def find_sanitizer() -> str | None:
     return shutil.which("compute-sanitizer", path=os.pathsep.join(folders))
 
 
-def suite() -> list[Step]:
+def suite() -> Iterator[Step]:
     # Exit status 5 of pytest, "nothing was collected", counts as a failure here, as it should.
-    return [run_step("pytest -m gpu", [sys.executable, "-m", "pytest", "-m", "gpu"])]
+    command = [sys.executable, "-m", "pytest", "-m", "gpu"]
+    if importlib.util.find_spec("xdist") is not None:
+        # By file: the tests that fill the GPU's memory are in one, and so never side by side.
+        command += ["-n", str(min(os.cpu_count() or 1, 8)), "--dist", "loadfile"]
+    yield run_step(SUITE, command)
 
 
-def sanitizers() -> list[Step]:
+def sanitizers() -> Iterator[Step]:
     tool = find_sanitizer()
     if tool is None:
         reason = "compute-sanitizer was not found: set CUDA_HOME"
-        return [Step(name, SKIPPED, 0.0, "", reason) for name in SANITIZERS]
+        yield from (Step(name, SKIPPED, 0.0, "", reason) for name in SANITIZERS)
+        return
     # Without torch's caching allocator an access behind a tensor is an access behind its memory.
     environment = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     driver = [sys.executable, "tools/gpu_driver.py"]
-    return [
-        run_step(name, [tool, "--tool", name, "--error-exitcode", "9", *driver], environment)
-        for name in SANITIZERS
-    ]
+
+    def run(name: str) -> Step:
+        command = [tool, "--tool", name, "--error-exitcode", "9", *driver]
+        return run_step(name, command, environment)
+
+    # Side by side: they time nothing.
+    with ThreadPoolExecutor(len(SANITIZERS)) as pool:
+        for done in as_completed([pool.submit(run, name) for name in SANITIZERS]):
+            yield done.result()
 
 
-def benchmark() -> list[Step]:
-    """Its table of results is kept whole in the record."""
-    command = [sys.executable, "-m", "bench", "--device", "cuda"]
-    return [run_step(BENCHMARK, command)]
+def benchmark() -> Iterator[Step]:
+    """The losses over a batch; the table of results is kept whole in the record."""
+    command = [sys.executable, "-m", "bench", "--device", "cuda", "--suite", "batch"]
+    yield run_step(BENCHMARK, command)
 
 
 def _output(*command: str) -> str:
@@ -147,7 +183,9 @@ def describe_machine() -> dict[str, Any] | None:
         "cuda": torch.version.cuda,
         "siamcuda": built["version"],
         "cuda_architectures": built["cuda_architectures"],
-        "commit": _output("git", "rev-parse", "HEAD") or "unknown",
+        "commit": _output("git", "rev-parse", "HEAD")
+        or os.environ.get("SIAMCUDA_COMMIT")
+        or "unknown",
         "modified": bool(_output("git", "status", "--porcelain", "--untracked-files=no")),
     }
 
@@ -156,23 +194,54 @@ def file_name(gpu: str, date: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-") + f"-{date}.json"
 
 
-STEPS: tuple[Callable[[], list[Step]], ...] = (suite, sanitizers, benchmark)
+#: The parts of a run, and the names of the steps that each makes.
+STEPS: dict[str, tuple[Callable[[], Iterable[Step]], tuple[str, ...]]] = {
+    "suite": (suite, (SUITE,)),
+    "sanitizers": (sanitizers, SANITIZERS),
+    "benchmark": (benchmark, (BENCHMARK,)),
+}
 
 
-def check_gpu(results: Path) -> int:
+def earlier_steps(path: Path, date: str, machine: dict[str, Any]) -> dict[str, Step]:
+    """What an earlier run of this day found in the same clean tree on the same machine."""
+    if machine["modified"] or not path.is_file():
+        return {}
+    record = json.loads(path.read_text())
+    if {**record, "steps": []} != {"schema": SCHEMA, "date": date, **machine, "steps": []}:
+        return {}
+    return {step["name"]: Step(**step) for step in record["steps"]}
+
+
+def check_gpu(results: Path, parts: Sequence[str]) -> int:
     machine = describe_machine()
     if machine is None:
         print("no GPU: nothing was run")
         return 0
     date = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
-    steps = [step for part in STEPS for step in part()]
-    record = {"schema": SCHEMA, "date": date, **machine, "steps": [asdict(step) for step in steps]}
     path = results / file_name(machine["gpu"], date)
     results.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, (json.dumps(record, indent=2) + "\n").encode())
+    before = earlier_steps(path, date, machine)
+    steps = {}
+    for part, (_, names) in STEPS.items():
+        for name in names:
+            reason = "the run was cut off before it ended" if part in parts else "not asked for"
+            steps[name] = Step(name, SKIPPED, 0.0, "", reason)
+            if part not in parts:
+                steps[name] = before.get(name, steps[name])
+
+    def write() -> None:
+        done = [asdict(step) for step in steps.values()]
+        record = {"schema": SCHEMA, "date": date, **machine, "steps": done}
+        write_atomically(path, (json.dumps(record, indent=2) + "\n").encode())
+
+    write()
+    for part in parts:
+        for step in STEPS[part][0]():
+            steps[step.name] = step
+            write()
     print(f"gpu-check: wrote {path}")
     print("gpu-check: commit it, and README.md after `python tools/gpu_check.py --readme`")
-    return 0 if all(step.status == PASSED for step in steps) else 1
+    return 0 if all(step.status == PASSED for step in steps.values()) else 1
 
 
 # --- README ---------------------------------------------------------------------------------------
@@ -249,12 +318,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--readme", action="store_true", help="rewrite README's paragraph")
     mode.add_argument("--check", action="store_true", help="fail if README's paragraph is stale")
+    parser.add_argument(
+        "--steps", default=",".join(STEPS), metavar="NAME,NAME", help="default: %(default)s"
+    )
     parser.add_argument("--results", type=Path, default=RESULTS, help=argparse.SUPPRESS)
     parser.add_argument("--file", type=Path, default=README, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     try:
         if not (options.readme or options.check):
-            return check_gpu(options.results)
+            parts = options.steps.split(",")
+            strange = [part for part in parts if part not in STEPS]
+            if strange:
+                raise CheckError(f"--steps: {strange[0]!r} is not one of {', '.join(STEPS)}")
+            return check_gpu(options.results, parts)
         before = options.file.read_text()
         after = updated(before, paragraph(read_results(options.results)))
         if before == after:

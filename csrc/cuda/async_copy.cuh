@@ -2,12 +2,13 @@
 // the thread goes on. On sm_75 a plain load and store, done at once: the same program is right, and
 // only slower. Under the emulator a copy lands at the wait for its group, and not before.
 //
-//   cp_async_16(stage + i, x + j, valid_bytes);   16 bytes, those past valid_bytes are zero
+//   cp_async_16(stage + i, x + j, valid_bytes);   16 bytes, or 16 zeros where valid_bytes is 0
 //   cp_async_commit();                            what was issued since the last one is a group
 //   cp_async_wait<N>();                           all groups but the last N have landed for *this*
 //                                                 thread; others see them behind a __syncthreads
 //
-// Both addresses are multiples of 16 bytes, also where valid_bytes is 0 and nothing is read.
+// valid_bytes is 16 or 0: with fewer hardware may read all 16 still, past the end of an array. Both
+// addresses are multiples of 16 bytes, also where nothing is read.
 #pragma once
 
 #include "cuda/platform.cuh"
@@ -47,17 +48,7 @@ SIAM_DEVICE void cp_async_wait() {
 template <class T, class U>
 SIAM_DEVICE void cp_async_16(T* to, const U* from, int valid_bytes) {
   uint4 word = make_uint4(0, 0, 0, 0);
-  if (valid_bytes == 16) {
-    word = *reinterpret_cast<const uint4*>(from);
-  } else {
-    // Bytes past the valid ones may lie outside the buffer.
-    unsigned char bytes[16];
-    SIAM_UNROLL
-    for (int i = 0; i < 16; ++i) {
-      bytes[i] = i < valid_bytes ? reinterpret_cast<const unsigned char*>(from)[i] : 0;
-    }
-    memcpy(&word, bytes, 16);
-  }
+  if (valid_bytes != 0) word = *reinterpret_cast<const uint4*>(from);
   *reinterpret_cast<uint4*>(to) = word;
 }
 SIAM_DEVICE void cp_async_commit() {}

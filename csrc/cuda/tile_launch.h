@@ -51,12 +51,19 @@ inline TileLaunch tile_launch(int64_t batch, int64_t rows, int64_t columns, int 
   return launch;
 }
 
-// Whether every row begins at a multiple of 16 bytes, as asynchronous copies ask. Changes the
-// loads, not the arithmetic; D itself may be anything.
+// Whether every row begins at a multiple of 16 bytes. Changes the loads, not the arithmetic.
 inline bool tile_rows_aligned(const TileMatrix& x, int64_t batch, int element_bytes) {
   const auto aligned = [element_bytes](int64_t step) { return step * element_bytes % 16 == 0; };
   return reinterpret_cast<uintptr_t>(x.data) % 16 == 0 && (x.rows <= 1 || aligned(x.row_step)) &&
          (batch <= 1 || aligned(x.batch_step));
+}
+
+// Whether rows consist of whole chunks of 16 bytes besides, as asynchronous copies ask: one that
+// fills up with zeros may still read all 16, and so past the end of an array.
+inline bool tile_chunks_aligned(const TileArgs& args, int element_bytes) {
+  return args.dim * element_bytes % 16 == 0 &&
+         tile_rows_aligned(args.x1, args.batch, element_bytes) &&
+         tile_rows_aligned(args.x2, args.batch, element_bytes);
 }
 
 struct TileDevice {

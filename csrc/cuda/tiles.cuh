@@ -766,8 +766,7 @@ void launch_tile_kernel(const TileArgs& args, const Sink& sink, const TileLaunch
                         Stream stream) {
   using C = typename math::Storage<T>::Compute;
   const DirectRule<C> rule = direct_rule<C>(kEngine, args.dim);
-  const bool aligned = tile_rows_aligned(args.x1, args.batch, sizeof(T)) &&
-                       tile_rows_aligned(args.x2, args.batch, sizeof(T));
+  const bool aligned = tile_chunks_aligned(args, sizeof(T));
   const Dim3 grid(launch.grid), block(kTileThreads);
   if constexpr (kEngine == TileEngine::kFma32) {
     if (args.dim > math::kTileDepth) {

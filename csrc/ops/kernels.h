@@ -80,4 +80,16 @@ LossInfo loss_info() {
   return loss;
 }
 
+// The backend that makes the gradients of a reduced loss on x in forward; null where none does.
+inline const Backend* backend_of(const at::Tensor& x) {
+#if defined(SIAM_EMULATED)
+  return x.is_cpu() ? &cuda_backend() : nullptr;
+#else
+#if defined(SIAMCUDA_WITH_CUDA)
+  if (x.is_cuda()) return &cuda_backend();
+#endif
+  return x.is_cpu() ? &cpu_backend() : nullptr;
+#endif
+}
+
 }  // namespace siamcuda::ops

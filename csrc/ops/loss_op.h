@@ -21,7 +21,6 @@
 #include <torch/library.h>
 
 #include <array>
-#include <cmath>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -337,15 +336,10 @@ struct LossOp<F, Params (*)(O...), std::index_sequence<I...>> {
     }
     // Note [Gradients made in forward]: whether backward may hand out what forward made. Not where
     // the graph is kept or a graph of the gradient is asked for, since whoever gets a gradient may
-    // write into it; nor under tracing; nor for a non-finite upstream gradient, which must leave
-    // at 0 the rows that are 0. Then they are computed anew.
-    static bool hands_out(const Tensor& grad, double* upstream) {
-      if (at::GradMode::is_enabled() || torch::autograd::get_current_graph_task_keep_graph() ||
-          at::areAnyTensorSubclassLike({grad})) {
-        return false;
-      }
-      *upstream = grad.item().toDouble();
-      return std::isfinite(*upstream);
+    // write into it; nor under tracing. Then they are computed anew.
+    static bool hands_out(const Tensor& grad) {
+      return !at::GradMode::is_enabled() && !torch::autograd::get_current_graph_task_keep_graph() &&
+             !at::areAnyTensorSubclassLike({grad});
     }
     static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
                                                    torch::autograd::variable_list grads) {
@@ -360,14 +354,19 @@ struct LossOp<F, Params (*)(O...), std::index_sequence<I...>> {
       if (!any) return result;
       // Unpacked in any case: this is where a modified input is noticed.
       auto saved = context->get_saved_variables();
-      double upstream = 1.0;
-      if (saved.size() > kTensors<F> && hands_out(grads[0], &upstream)) {
+      if (saved.size() > kTensors<F> && hands_out(grads[0])) {
+        torch::autograd::variable_list made;
         for (int j = 0; j < kInputs; ++j) {
-          if (!mask[j]) continue;
-          result[j] = std::move(saved[kTensors<F> + j]);
-          if (upstream != 1.0) result[j].mul_(upstream);
+          if (mask[j]) made.push_back(std::move(saved[kTensors<F> + j]));
         }
-        return result;
+        const Backend* backend = backend_of(made[0]);
+        if (backend != nullptr && backend->scale(made, grads[0])) {
+          size_t i = 0;
+          for (int j = 0; j < kInputs; ++j) {
+            if (mask[j]) result[j] = std::move(made[i++]);
+          }
+          return result;
+        }
       }
       auto gradients =
           backward_with(grads[0], saved, mask, kept(context), std::index_sequence_for<O...>());
@@ -419,21 +418,19 @@ struct LossOp<F, Params (*)(O...), std::index_sequence<I...>> {
   }
 
   // Note [Gradients made in forward]: a loss that is reduced to a number will, as a rule, see one
-  // backward with an upstream gradient of 1. On the CPU, where that can be read without waiting,
-  // one pass makes the loss and its gradients: each array is read and written once instead of read
-  // twice. Not in half precision, whose gradients a loss scaler must scale before they are rounded.
+  // backward with an upstream gradient of 1. So one pass makes the loss and its gradients: each
+  // array is read and written once instead of read twice. Backend::scale then brings in the
+  // upstream gradient: the CPU looks at it, and does nothing where it is 1; on CUDA, where looking
+  // means waiting, a kernel does so. Not in half precision, whose gradients a loss scaler must
+  // scale before they are rounded.
   static bool makes_gradients(TensorArgument<I>... t, std::string_view reduction) {
-#if defined(SIAM_EMULATED)
-    return false;  // stands for CUDA, where the upstream gradient is out of sight
-#else
     const Tensor* all[] = {&t...};
     for (int j = 0; j < kInputs; ++j) {
       const Tensor& x = *all[j];
-      if (!x.requires_grad() || !x.is_cpu()) return false;
+      if (!x.requires_grad() || backend_of(x) == nullptr) return false;
       if (x.scalar_type() != at::kFloat && x.scalar_type() != at::kDouble) return false;
     }
     return reduction != "none" && !at::areAnyTensorSubclassLike({t...});
-#endif
   }
 
   struct Autograd {

@@ -67,6 +67,9 @@ struct Backend {
               const Operands& operands, const Views& views, const Results& results);
   // An output of many megabytes, uninitialised; the CPU asks for huge pages here.
   at::Tensor (*empty)(at::IntArrayRef sizes, const at::TensorOptions& options);
+  // Multiplies gradients that forward made by the upstream gradient of the loss, in place; false,
+  // with nothing done, where they must be computed anew.
+  bool (*scale)(at::TensorList gradients, const at::Tensor& upstream);
 };
 
 const Backend& cpu_backend();

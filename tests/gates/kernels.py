@@ -64,7 +64,7 @@ class Kernel:
     @property
     def blocks(self) -> int:
         """Blocks an SM that __launch_bounds__ asks for."""
-        if self.family in ("row_norms_kernel", "mask_kernel"):
+        if self.family in ("row_norms_kernel", "mask_kernel", "scale_kernel"):
             return 8
         if self.family in ("gradient_kernel", "picks_kernel"):
             return 6 if self.storage == "double" else 8
@@ -163,6 +163,7 @@ FAMILIES = (
     "anchor_kernel",
     "picks_kernel",
     "capability_kernel",
+    "scale_kernel",
 )
 #: Kernels that may have a stack frame, by (family, element, storage), and why. None needs one.
 STACK_EXEMPTIONS: dict[tuple[str, str, str], str] = {}

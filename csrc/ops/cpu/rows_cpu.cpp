@@ -3,6 +3,7 @@
 #include <ATen/Parallel.h>
 
 #include <atomic>
+#include <cmath>
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -117,10 +118,19 @@ void run_cpu(const LossInfo& loss, const Options& options, Pass pass, RowArgs& a
   }
 }
 
+// A factor that is not finite would make NaN of the rows that are 0.
+bool scale_cpu(at::TensorList gradients, const at::Tensor& upstream) {
+  const double factor = upstream.item().toDouble();
+  if (!std::isfinite(factor)) return false;
+  if (factor == 1.0) return true;
+  for (const at::Tensor& gradient : gradients) gradient.mul_(factor);
+  return true;
+}
+
 }  // namespace
 
 const Backend& cpu_backend() {
-  static const Backend backend{run_cpu, empty_cpu};
+  static const Backend backend{run_cpu, empty_cpu, scale_cpu};
   return backend;
 }
 

@@ -6,8 +6,10 @@
 #include <cstring>
 
 #include "cuda/launch.h"
+#include "cuda/scale.h"
 #include "ops/cuda/device.h"
 #include "ops/rows.h"
+#include "ops/tensors.h"
 
 namespace siamcuda::ops {
 
@@ -79,10 +81,35 @@ void run_cuda(const LossInfo& loss, const Options& options, Pass pass, RowArgs& 
   memory.check_written();
 }
 
+// The host does not learn the factor: it would have to wait, and can't under graph capture.
+bool scale_cuda(at::TensorList gradients, const at::Tensor& upstream) {
+  cuda::ScaleArgs args{};
+  LaunchMemory memory;
+  for (size_t j = 0; j < gradients.size(); ++j) {
+    const at::Tensor& gradient = gradients[j];
+    // Hooks on saved tensors may have made anything of what was saved.
+    if (!gradient.is_contiguous() || gradient.scalar_type() != upstream.scalar_type() ||
+        gradient.device() != upstream.device()) {
+      return false;
+    }
+    args.gradient[j] = gradient.mutable_data_ptr();
+    args.count[j] = gradient.numel();
+    memory.changes(gradient, "gradient");
+  }
+  const DeviceGuard guard(upstream);
+  memory.reads(upstream, "upstream");
+  args.upstream = upstream.const_data_ptr();
+  cuda::launch_scale(args, dtype_of(upstream.scalar_type()),
+                     cuda::device_multiprocessors(current_device()), current_stream());
+  const char* error = cuda::launch_error();
+  TORCH_CHECK(error == nullptr, "CUDA launch failed: ", error ? error : "");
+  return true;
+}
+
 }  // namespace
 
 const Backend& cuda_backend() {
-  static const Backend backend{run_cuda, empty_cuda};
+  static const Backend backend{run_cuda, empty_cuda, scale_cuda};
   return backend;
 }
 

@@ -17,12 +17,13 @@ namespace siamcuda::emulator {
 
 inline constexpr std::size_t kAsyncCopyBytes = 16;
 
-// Copies `valid_bytes` and fills the rest of the 16 with zeros.
+// Copies 16 bytes, or writes 16 zeros where `valid_bytes` is 0.
 template <class T>
 void copy_async(const SharedPointer<T>& to, const void* from, int valid_bytes, Site site) {
-  if (valid_bytes < 0 || valid_bytes > static_cast<int>(kAsyncCopyBytes))
+  if (valid_bytes != 0 && valid_bytes != static_cast<int>(kAsyncCopyBytes))
     machine.fail("asynchronous copy size", site,
-                 std::to_string(valid_bytes) + " valid bytes of a copy of 16");
+                 std::to_string(valid_bytes) +
+                     " valid bytes of a copy of 16, of which hardware may read all");
   if (reinterpret_cast<std::uintptr_t>(from) % kAsyncCopyBytes != 0)
     machine.fail("misaligned access", site,
                  "the source of an asynchronous copy is not aligned to 16 bytes");

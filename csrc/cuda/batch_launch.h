@@ -175,7 +175,11 @@ constexpr int kAnchorCounts = 4;  // terms, active, collapsed, terms whose dista
 struct AnchorArgs {
   const void* distances;  // [rows, columns] of the type of computation
   void* weights;          // [rows, columns] dL/d(d²), or null
-  const void* norms;      // [rows] of the anchors
+  unsigned* mask;  // [rows, mask_words] pairs with a weight too close for a product: MaskArgs
+  int64_t mask_words;
+  const void* norms;         // [rows] of the anchors
+  const void* column_norms;  // [columns], for the mask
+  int64_t dim;               // likewise
   int64_t rows;
   int64_t columns;
   const int64_t* row_labels;     // [rows]

@@ -51,9 +51,9 @@ void launch_product(const ProductArgs& args, DType dtype, TileDevice device, voi
 // Distances of half precision are in float.
 void launch_anchors(const AnchorArgs& args, DType dtype, TileDevice device, void* stream) {
   if (dtype == DType::kFloat64) {
-    TypedTiles<double>::run_anchors(args, device, stream);
+    TypedTiles<double>::run_anchors(args, dtype, device, stream);
   } else {
-    TypedTiles<float>::run_anchors(args, device, stream);
+    TypedTiles<float>::run_anchors(args, dtype, device, stream);
   }
 }
 

@@ -420,7 +420,13 @@ void run_triplets(const BatchLoss& loss, const BatchOptions& options, const Batc
       cuda::AnchorArgs args{};
       args.distances = distances.const_data_ptr();
       args.weights = weights.defined() ? weights.mutable_data_ptr() : nullptr;
+      auto* const bits =
+          mask.defined() ? reinterpret_cast<unsigned*>(mask.mutable_data_ptr<int>()) : nullptr;
+      args.mask = bits;
+      args.mask_words = words;
       args.norms = tiles.x1.norms;
+      args.column_norms = tiles.x2.norms;
+      args.dim = dim;
       args.rows = h;
       args.columns = columns;
       args.row_labels = labels.const_data_ptr<int64_t>() + i;
@@ -443,10 +449,6 @@ void run_triplets(const BatchLoss& loss, const BatchOptions& options, const Batc
       check_launch(name);
       if (!weights_wanted) continue;
 
-      auto* const bits = reinterpret_cast<unsigned*>(mask.mutable_data_ptr<int>());
-      cuda::launch_mask({distances.const_data_ptr(), tiles.x1.norms, tiles.x2.norms, 1, h, columns,
-                         dim, bits, words},
-                        dtype, dtype_of(compute.dtype().toScalarType()), device, stream);
       cuda::ProductArgs product{};
       product.batch = 1;
       product.dim = dim;

@@ -1,21 +1,26 @@
 // Triplets of a batch: the rows of distances of a panel of anchors, mined or counted, become rows
 // of weights, or two picks an anchor. Kernel text for nvcc and for the emulator.
 //
-//                    anchor_kernel                            picks_kernel
-//   a block has      one anchor: its row of R distances       4 warps, each 128 dimensions of a row
-//   registers        128                                      64
-//   shared memory    18 KiB (float: 13): 512 positives        -
-//   bytes            the row twice, and once more for each    picks of all anchors once a warp,
-//   from
-//                    512 positives; weights as often          L2; the rows that are picked
-//   work             hard, easy: 1 comparison a pair. all:    1 comparison an anchor; 3 D FLOPs a
-//                    a search among the sorted positives a    pick
-//                    pair. soft, semihard: a term, or a
-//                    comparison, a pair of them
+//                    anchor_kernel, one for each kind of mining      picks_kernel
+//   a block has      one anchor: its row of R distances              16 rows, 128 dimensions of them
+//   per thread       4 neighbours of a row at a time                 4 dimensions of 4 rows
+//   registers        64, soft 80 (double: 80, soft 128)              128
+//   shared memory    float: hinge 10 KiB, soft 6, semihard 13        20 KiB (double: 28): sums, and
+//                    (double: 14, 8, 17): 512 positives              a list of picks
+//   blocks an SM     8, soft 6 (double: 6, soft 4)                   4
+//   bytes            labels twice (picks: once), distances once      picks of all anchors once a
+//                    (semihard: twice), weights once, column norms   block, the rows that are picked
+//                    where there are weights; soft: as often again
+//                    as there are positives
+//   work             picks: 1 comparison a pair. hinge, semihard:    2 comparisons an anchor and
+//                    a search among the sorted positives a pair      block; 3 D FLOPs a pick
+//                    (semihard: 2). soft: a term a pair of them
 //
-// Positives are taken 512 at a time, in the order of their columns, so that any number of them
-// fits. Counts are integers and do not depend on an order; sums run in one order. Who picked a row
-// is found by reading all picks in order: B comparisons beside the B · D products of a row.
+// Up to 512 positives are taken at once, in the order of distance; more of them 512 at a time, for
+// another reading of distances, labels and weights each. Counts are integers and do not depend on
+// an order, nor does the smallest of several numbers; sums run in one order. Who picked a row is
+// found by reading all picks in order: 2 B / 16 comparisons a row beside the B · D products of one.
+// A pair's mask bit is set where its weight is: product.cuh says what it is for.
 #pragma once
 
 #include "cuda/batch_launch.h"
@@ -894,66 +899,191 @@ void anchor_kernel(const AnchorArgs args, const DirectRule<C> rule, const bool a
 
 // --- gradients of picks --------------------------------------------------------------------------
 
+constexpr int kPickBlocks = 4;  // an SM
+constexpr int kPickRows = 16;   // of a block, a quarter of them for each warp
+constexpr int kPickLoads = 4;   // anchors that a thread looks at together
+constexpr int kPickRound = 2 * kPickLoads * kTileThreads;
+constexpr int kPickList = kPickRound + kPickRound / 2;  // worked off when a round may not fit
+
 template <class T>
-SIAM_KERNEL(kTileThreads, (sizeof(T) == 8 ? 6 : 8))
-void picks_kernel(const PicksArgs args) {
+struct PickedRows {
   using C = typename math::Storage<T>::Compute;
-  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
-  const int64_t parts = (args.dim + kGradientDims - 1) / kGradientDims;
-  const auto element = [](const TileMatrix& m, int64_t r, int64_t d) {
-    return static_cast<C>(math::widen(load<T>(static_cast<const T*>(m.data) + r * m.row_step + d)));
-  };
-  for (int64_t item = blockIdx.x * int64_t{kTileWarps} + warp; item < args.own.rows * parts;
-       item += gridDim.x * int64_t{kTileWarps}) {
-    const int64_t row = item / parts, first = (item - row * parts) * kGradientDims + lane;
-    const C norm = load<C>(static_cast<const C*>(args.own.norms) + row);
-    C x[4], sum[4];
-    SIAM_UNROLL
-    for (int e = 0; e < 4; ++e) {
-      sum[e] = 0;
-      x[e] = first + 32 * e < args.dim ? element(args.own, row, first + 32 * e) : C(0);
-    }
-    const auto add = [&](int64_t pick, int64_t other) {
-      const C weight = 2 * load<C>(static_cast<const C*>(args.picked_weights) + pick);
+  static constexpr int kWarpRows = kPickRows / kTileWarps;
+  static constexpr int kTogether = sizeof(C) == 8 ? 2 : 4;  // picks whose rows are on their way
+  const PicksArgs& args;
+  const Shared<C>& sums;  // [kPickRows, kGradientDims], each of one thread alone
+  int64_t first_row, first_dim;
+  int lane, warp;
+
+  SIAM_DEVICE int64_t dim(int e) const { return first_dim + 32 * e; }
+  SIAM_DEVICE int place(int local, int e) const { return local * kGradientDims + lane + 32 * e; }
+  SIAM_DEVICE T element(const TileMatrix& m, int64_t r, int e) const {
+    return load<T>(static_cast<const T*>(m.data) + r * m.row_step + dim(e));
+  }
+
+  // Each lane has a pick of one of the warp's rows, or none; they are added in the order of lanes.
+  SIAM_DEVICE void add(bool here, int local, int64_t pick, int64_t other) const {
+    C weight = 0;
+    if (here) {
+      weight = 2 * load<C>(static_cast<const C*>(args.picked_weights) + pick);
       const C far = load<C>(static_cast<const C*>(args.other.norms) + other);
-      if (weight == 0 || (is_finite(norm) && !is_finite(far))) return;
-      SIAM_UNROLL
-      for (int e = 0; e < 4; ++e) {
-        const int64_t d = first + 32 * e;
-        if (d < args.dim)
-          sum[e] = fused(weight, minus(x[e], element(args.other, other, d)), sum[e]);
-      }
-    };
-    if (args.of_anchors) {
-      for (int end = 0; end < 2; ++end) {
-        const int64_t column = load<int64_t>(args.picked + 2 * row + end);
-        if (column >= 0) add(2 * row + end, column);
-      }
+      const C norm = load<C>(static_cast<const C*>(args.own.norms) + first_row + local);
+      if (is_finite(norm) && !is_finite(far)) weight = 0;
     }
-    if (args.of_columns) {
-      SIAM_NO_UNROLL
-      for (int64_t base = 0; base < 2 * args.anchors; base += 32) {
-        const int64_t at = base + lane;
-        unsigned hits =
-            __ballot_sync(kWarp, at < 2 * args.anchors && load<int64_t>(args.picked + at) == row);
-        SIAM_NO_UNROLL
-        while (hits != 0) {
-          const int bit = __ffs(static_cast<int>(hits)) - 1;
-          hits &= hits - 1;
-          add(base + bit, (base + bit) / 2);
+    unsigned hits = __ballot_sync(kWarp, weight != 0);
+    SIAM_NO_UNROLL
+    while (hits != 0) {
+      T x[kTogether][4], y[kTogether][4];
+      C weights[kTogether];
+      int rows[kTogether];
+      SIAM_UNROLL
+      for (int u = 0; u < kTogether; ++u) {
+        rows[u] = -1;
+        if (hits == 0) continue;
+        const int from = __ffs(static_cast<int>(hits)) - 1;
+        hits &= hits - 1;
+        rows[u] = __shfl_sync(kWarp, local, from);
+        weights[u] = __shfl_sync(kWarp, weight, from);
+        const int64_t at = __shfl_sync(kWarp, static_cast<long long>(other), from);
+        SIAM_UNROLL
+        for (int e = 0; e < 4; ++e) {
+          if (dim(e) >= args.dim) continue;
+          x[u][e] = element(args.own, first_row + rows[u], e);
+          y[u][e] = element(args.other, at, e);
+        }
+      }
+      SIAM_UNROLL
+      for (int u = 0; u < kTogether; ++u) {
+        if (rows[u] < 0) continue;
+        SIAM_UNROLL
+        for (int e = 0; e < 4; ++e) {
+          if (dim(e) >= args.dim) continue;
+          const C own = static_cast<C>(math::widen(x[u][e]));
+          const C far = static_cast<C>(math::widen(y[u][e]));
+          const C before = sums[place(rows[u], e)];
+          sums[place(rows[u], e)] = fused(weights[u], minus(own, far), before);
         }
       }
     }
+  }
+
+  // What the warp's rows have picked themselves.
+  SIAM_DEVICE void add_own() const {
+    const int local = warp * kWarpRows + lane / 2;
+    const int64_t pick = 2 * (first_row + local) + lane % 2;
+    int64_t other = -1;
+    if (lane < 2 * kWarpRows && first_row + local < args.own.rows) {
+      other = load<int64_t>(args.picked + pick);
+    }
+    add(other >= 0, local, pick, other);
+  }
+
+  // Who has picked the block's rows: all picks are read once, and those of the block listed in
+  // order, as pick · kPickRows + row.
+  SIAM_DEVICE void add_others(const Shared<int64_t>& list, const Shared<int>& counts) const {
+    const unsigned lower = (1u << lane) - 1;
+    int filled = 0;
+    SIAM_NO_UNROLL
+    for (int64_t base = 0; base < args.anchors; base += kPickLoads * kTileThreads) {
+      Pack<int64_t, 2> local[kPickLoads];
+      SIAM_UNROLL
+      for (int u = 0; u < kPickLoads; ++u) {
+        const int64_t anchor = base + u * kTileThreads + threadIdx.x;
+        local[u] = {{-1, -1}};
+        if (anchor < args.anchors) local[u] = load<Pack<int64_t, 2>>(args.picked + 2 * anchor);
+      }
+      int before[kPickLoads];
+      unsigned hits = 0;  // of this thread
+      SIAM_UNROLL
+      for (int u = 0; u < kPickLoads; ++u) {
+        before[u] = 0;
+        int together = 0;
+        SIAM_UNROLL
+        for (int end = 0; end < 2; ++end) {
+          local[u].element[end] -= first_row;
+          const bool hit = local[u].element[end] >= 0 && local[u].element[end] < kPickRows;
+          const unsigned lanes = __ballot_sync(kWarp, hit);
+          before[u] += __popc(lanes & lower);
+          together += __popc(lanes);
+          if (hit) hits |= 1u << (2 * u + end);
+        }
+        if (lane == 0) counts[u * kTileWarps + warp] = together;
+      }
+      __syncthreads();
+      SIAM_UNROLL
+      for (int u = 0; u < kPickLoads; ++u) {
+        int mine = filled + before[u];
+        SIAM_UNROLL
+        for (int w = 0; w < kTileWarps; ++w) {
+          const int n = counts[u * kTileWarps + w];
+          if (w < warp) mine += n;
+          filled += n;
+        }
+        SIAM_UNROLL
+        for (int end = 0; end < 2; ++end) {
+          if ((hits >> (2 * u + end) & 1u) == 0) continue;
+          const int64_t pick = 2 * (base + u * kTileThreads + threadIdx.x) + end;
+          list[mine++] = pick * kPickRows + local[u].element[end];
+        }
+      }
+      __syncthreads();
+      const bool more = base + kPickLoads * kTileThreads < args.anchors;
+      if (more && filled + kPickRound <= kPickList) continue;
+      SIAM_NO_UNROLL
+      for (int at = 0; at < filled; at += 32) {
+        int64_t entry = -1;
+        if (at + lane < filled) entry = list[at + lane];
+        const int row = static_cast<int>(entry & (kPickRows - 1));
+        const int64_t pick = entry / kPickRows;
+        add(entry >= 0 && row / kWarpRows == warp, row, pick, pick / 2);
+      }
+      filled = 0;
+      __syncthreads();
+    }
+  }
+
+  SIAM_DEVICE void write(int local) const {
+    const int64_t row = first_row + local;
+    if (row >= args.own.rows) return;
+    const C norm = load<C>(static_cast<const C*>(args.own.norms) + row);
+    bool spoilt = false;
     if (args.spoilt != nullptr && norm != norm) {
       const double value = load<double>(args.spoilt + row);
-      SIAM_UNROLL
-      for (int e = 0; e < 4; ++e) sum[e] = value != value ? norm : sum[e];
+      spoilt = value != value;
     }
     SIAM_UNROLL
     for (int e = 0; e < 4; ++e) {
-      const int64_t d = first + 32 * e;
-      if (d < args.dim) store(sum[e], static_cast<C*>(args.out) + row * args.dim + d);
+      const C sum = sums[place(local, e)];
+      if (dim(e) < args.dim) {
+        store(spoilt ? norm : sum, static_cast<C*>(args.out) + row * args.dim + dim(e));
+      }
     }
+  }
+};
+
+template <class T>
+SIAM_KERNEL(kTileThreads, kPickBlocks)
+void picks_kernel(const PicksArgs args) {
+  using C = typename math::Storage<T>::Compute;
+  SIAM_SHARED(C, sums, kPickRows * kGradientDims);
+  SIAM_SHARED(int64_t, list, kPickList);
+  SIAM_SHARED(int, counts, kPickLoads* kTileWarps);
+  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  const int64_t parts = (args.dim + kGradientDims - 1) / kGradientDims;
+  const int64_t items = (args.own.rows + kPickRows - 1) / kPickRows * parts;
+  SIAM_NO_UNROLL
+  for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
+    const int64_t group = item / parts;
+    const PickedRows<T> rows{
+        args, sums, group * kPickRows, (item - group * parts) * kGradientDims + lane, lane, warp};
+    constexpr int kWarpRows = PickedRows<T>::kWarpRows;
+    SIAM_UNROLL
+    for (int k = 0; k < 4 * kWarpRows; ++k)
+      sums[rows.place(warp * kWarpRows + k / 4, k % 4)] = C(0);
+    if (args.of_anchors) rows.add_own();
+    if (args.of_columns) rows.add_others(list, counts);
+    SIAM_NO_UNROLL
+    for (int r = 0; r < kWarpRows; ++r) rows.write(warp * kWarpRows + r);
   }
 }
 
@@ -991,10 +1121,12 @@ void launch_anchors_typed(const AnchorArgs& args, DType dtype, TileDevice device
 template <class T>
 void launch_picks_typed(PicksArgs args, TileDevice device, Stream stream) {
   const int64_t parts = (args.dim + kGradientDims - 1) / kGradientDims;
-  if (args.own.rows * parts == 0) return;
+  const int64_t items = (args.own.rows + kPickRows - 1) / kPickRows * parts;
+  if (items == 0) return;
   args.own = without_idle_steps(args.own, 1);
   args.other = without_idle_steps(args.other, 1);
-  SIAM_LAUNCH((picks_kernel<T>), Dim3(warp_grid(args.own.rows * parts, device.multiprocessors)),
+  const int64_t resident = int64_t{std::max(device.multiprocessors, 1)} * kPickBlocks;
+  SIAM_LAUNCH((picks_kernel<T>), Dim3(static_cast<unsigned>(std::min(items, resident))),
               Dim3(kTileThreads), 0, stream, args);
 }
 

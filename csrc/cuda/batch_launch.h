@@ -196,6 +196,15 @@ struct AnchorArgs {
 };
 void launch_anchors(const AnchorArgs& args, DType dtype, TileDevice device, void* stream);
 
+// Weights and mask of a batch that meets itself, with those of the other direction added in place.
+struct SymmetricArgs {
+  void* weights;   // [rows, rows]
+  unsigned* mask;  // [rows, mask_words]
+  int64_t mask_words;
+  int64_t rows;
+};
+void launch_symmetric(const SymmetricArgs& args, DType dtype, TileDevice device, void* stream);
+
 // What picks give to the rows at one end, or with both flags at both ends of a batch that meets
 // itself.
 struct PicksArgs {

@@ -48,12 +48,20 @@ void launch_product(const ProductArgs& args, DType dtype, TileDevice device, voi
   with_storage(dtype, [&](auto typed) { typed.run_product(args, device, stream); });
 }
 
-// Distances of half precision are in float.
+// Distances and weights of half precision are in float.
 void launch_anchors(const AnchorArgs& args, DType dtype, TileDevice device, void* stream) {
   if (dtype == DType::kFloat64) {
     TypedTiles<double>::run_anchors(args, dtype, device, stream);
   } else {
     TypedTiles<float>::run_anchors(args, dtype, device, stream);
+  }
+}
+
+void launch_symmetric(const SymmetricArgs& args, DType dtype, TileDevice device, void* stream) {
+  if (dtype == DType::kFloat64) {
+    TypedTiles<double>::run_symmetric(args, device, stream);
+  } else {
+    TypedTiles<float>::run_symmetric(args, device, stream);
   }
 }
 

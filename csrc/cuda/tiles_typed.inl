@@ -48,6 +48,11 @@ void TypedTiles<T>::run_anchors(const AnchorArgs& args, DType dtype, TileDevice 
 }
 
 template <class T>
+void TypedTiles<T>::run_symmetric(const SymmetricArgs& args, TileDevice device, void* stream) {
+  if constexpr (sizeof(T) > 2) launch_symmetric_typed<T>(args, device, native_stream(stream));
+}
+
+template <class T>
 void TypedTiles<T>::run_picks(const PicksArgs& args, TileDevice device, void* stream) {
   launch_picks_typed<T>(args, device, native_stream(stream));
 }

@@ -1,20 +1,27 @@
 // Triplets of a batch: the rows of distances of a panel of anchors, mined or counted, become rows
 // of weights, or two picks an anchor. Kernel text for nvcc and for the emulator.
 //
-//                    anchor_kernel, one for each kind of mining      picks_kernel
-//   a block has      one anchor: its row of R distances              16 rows, 128 dimensions of them
-//   per thread       4 neighbours of a row at a time                 4 dimensions of 4 rows
-//   registers        64, soft 80 (double: 80, soft 128)              128
-//   shared memory    float: hinge 10 KiB, soft 6, semihard 13        20 KiB (double: 28): sums, and
-//                    (double: 14, 8, 17): 512 positives              a list of picks
-//   blocks an SM     8, soft 6 (double: 6, soft 4)                   4
-//   bytes            labels twice (picks: once), distances once      picks of all anchors once a
-//                    (semihard: twice), weights once, column norms   block, the rows that are picked
-//                    where there are weights; soft: as often again
-//                    as there are positives
-//   work             picks: 1 comparison a pair. hinge, semihard:    2 comparisons an anchor and
-//                    a search among the sorted positives a pair      block; 3 D FLOPs a pick
-//                    (semihard: 2). soft: a term a pair of them
+//                    anchor_kernel                picks_kernel            symmetric_kernel
+//   a block has      one anchor and its row of    16 rows, 128 of their   32 x 32 weights and the
+//                    R distances; one kernel      dimensions              32 x 32 across the
+//                    for each kind of mining                              diagonal
+//   per thread       4 neighbours at a time       4 dimensions of 4 rows  8 weights of each
+//   registers        64, soft 80 (double: 80,     128                     64
+//                    soft 128)
+//   shared memory    hinge 10 KiB, soft 6,        20 KiB (double: 28):    9 KiB (double: 17)
+//                    semihard 13 (double: 14,     sums, and a list of
+//                    8, 17): 512 positives        picks
+//   blocks an SM     8, soft 6 (double: 6, 4)     4                       8
+//   bytes            labels twice (picks: once),  all picks once a        weights and mask once
+//                    distances once (semihard:    block, rows that are    each way
+//                    twice), weights and norms    picked
+//                    of columns once; soft once
+//                    more for each positive
+//   work             picks: 1 comparison a pair.  2 comparisons an        1 addition a pair
+//                    hinge, semihard: a search    anchor and block, 3 D
+//                    among sorted positives a     FLOPs a pick
+//                    pair (semihard: 2). soft: a
+//                    term a pair of them
 //
 // Up to 512 positives are taken at once, in the order of distance; more of them 512 at a time, for
 // another reading of distances, labels and weights each. Counts are integers and do not depend on
@@ -1087,6 +1094,71 @@ void picks_kernel(const PicksArgs args) {
   }
 }
 
+// --- a batch that meets itself -------------------------------------------------------------------
+
+constexpr int kSymmetricSide = 32;
+
+// Adds to the weights of all rows those of the other direction, and to the mask its bits, so that
+// one product gives what a row gets as an anchor and as a positive or negative.
+template <class C>
+SIAM_KERNEL(kTileThreads, 8)
+void symmetric_kernel(const SymmetricArgs args) {
+  constexpr int kStep = kSymmetricSide + 1;
+  SIAM_SHARED(C, across, 2 * kSymmetricSide * kStep);
+  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  const int64_t n = args.rows, sides = (n + kSymmetricSide - 1) / kSymmetricSide;
+  C* const weights = static_cast<C*>(args.weights);
+  SIAM_NO_UNROLL
+  for (int64_t item = blockIdx.x; item < sides * sides; item += gridDim.x) {
+    const int64_t first = item / sides * kSymmetricSide, second = item % sides * kSymmetricSide;
+    if (second < first) continue;
+    // Tile 0 is at (first, second), tile 1 across the diagonal.
+    const auto place = [&](int tile, int r) { return (tile * kSymmetricSide + r) * kStep; };
+    const auto row_of = [&](int tile) { return tile == 0 ? first : second; };
+    __syncthreads();  // the last tiles are no longer read
+    SIAM_UNROLL
+    for (int tile = 0; tile < 2; ++tile) {
+      const int64_t row = row_of(tile), column = row_of(1 - tile) + lane;
+      SIAM_UNROLL
+      for (int r = warp; r < kSymmetricSide; r += kTileWarps) {
+        across[place(tile, r) + lane] =
+            row + r < n && column < n ? load<C>(weights + (row + r) * n + column) : C(0);
+      }
+    }
+    __syncthreads();
+    const auto store_tile = [&](int tile) {
+      const int64_t row = row_of(tile), column = row_of(1 - tile) + lane;
+      SIAM_UNROLL
+      for (int r = warp; r < kSymmetricSide; r += kTileWarps) {
+        const C own = across[place(tile, r) + lane], other = across[place(1 - tile, lane) + r];
+        if (row + r < n && column < n) store(own + other, weights + (row + r) * n + column);
+      }
+    };
+    store_tile(0);
+    if (first != second) store_tile(1);
+    if (warp != 0) continue;
+    const auto word = [&](int tile) {  // of row `lane`
+      return args.mask + (row_of(tile) + lane) * args.mask_words + row_of(1 - tile) / 32;
+    };
+    const unsigned bits = first + lane < n ? load<unsigned>(word(0)) : 0;
+    const unsigned bits_across = second + lane < n ? load<unsigned>(word(1)) : 0;
+    if (__ballot_sync(kWarp, (bits | bits_across) != 0) == 0) continue;
+    unsigned both = bits, both_across = bits_across;
+    SIAM_NO_UNROLL
+    for (int r = 0; r < kSymmetricSide; ++r) {
+      const unsigned turned = __ballot_sync(kWarp, (bits_across >> r & 1u) != 0);
+      const unsigned turned_across = __ballot_sync(kWarp, (bits >> r & 1u) != 0);
+      if (lane == r) {
+        both |= turned;
+        both_across |= turned_across;
+      }
+    }
+    __syncwarp();
+    if (first + lane < n) store(both, word(0));
+    if (first != second && second + lane < n) store(both_across, word(1));
+  }
+}
+
 // --- launchers -----------------------------------------------------------------------------------
 
 template <class C>
@@ -1116,6 +1188,15 @@ void launch_anchors_typed(const AnchorArgs& args, DType dtype, TileDevice device
   } else {
     launch(std::integral_constant<AnchorKind, AnchorKind::kHinge>());
   }
+}
+
+template <class C>
+void launch_symmetric_typed(const SymmetricArgs& args, TileDevice device, Stream stream) {
+  const int64_t sides = (args.rows + kSymmetricSide - 1) / kSymmetricSide;
+  if (sides == 0) return;
+  const int64_t resident = int64_t{std::max(device.multiprocessors, 1)} * 8;
+  SIAM_LAUNCH((symmetric_kernel<C>), Dim3(static_cast<unsigned>(std::min(sides * sides, resident))),
+              Dim3(kTileThreads), 0, stream, args);
 }
 
 template <class T>

@@ -18,6 +18,7 @@ struct TypedTiles {
                         void* stream);
   static void run_mask(const MaskArgs& args, DType dtype, TileDevice device, void* stream);
   static void run_anchors(const AnchorArgs& args, DType dtype, TileDevice device, void* stream);
+  static void run_symmetric(const SymmetricArgs& args, TileDevice device, void* stream);
   static void run_picks(const PicksArgs& args, TileDevice device, void* stream);
   static void run_product(const ProductArgs& args, TileDevice device, void* stream);
 };

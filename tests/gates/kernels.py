@@ -64,7 +64,7 @@ class Kernel:
     @property
     def blocks(self) -> int:
         """Blocks an SM that __launch_bounds__ asks for."""
-        if self.family in ("row_norms_kernel", "mask_kernel"):
+        if self.family in ("row_norms_kernel", "mask_kernel", "symmetric_kernel"):
             return 8
         if self.family == "gradient_kernel":
             return 6 if self.storage == "double" else 8
@@ -170,6 +170,7 @@ FAMILIES = (
     "mask_kernel",
     "anchor_kernel",
     "picks_kernel",
+    "symmetric_kernel",
     "capability_kernel",
 )
 #: Kernels that may have a stack frame, by (family, element, storage), and why. None needs one.

@@ -457,6 +457,12 @@ void run_triplets(const BatchLoss& loss, const BatchOptions& options, const Batc
       product.mask_words = words;
       product.accumulate = true;
       scratch.give(product);
+      // Where every row's weights are here, both ends of a pair are one product.
+      const bool whole = joined && h == rows;
+      if (whole) {
+        cuda::launch_symmetric({weights.mutable_data_ptr(), bits, words, rows}, dtype, device,
+                               stream);
+      }
       if (pass.gradients[0]) {
         product.x = tiles.x1;
         product.y = tiles.x2;
@@ -465,7 +471,7 @@ void run_triplets(const BatchLoss& loss, const BatchOptions& options, const Batc
         cuda::launch_product(product, dtype, device, stream);
       }
       const int column_side = joined ? 0 : 1;
-      if (pass.gradients[column_side]) {
+      if (pass.gradients[column_side] && !whole) {
         product.x = tiles.x2;
         product.y = tiles.x1;
         product.transposed = true;

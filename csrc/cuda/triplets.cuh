@@ -389,21 +389,26 @@ struct AnchorRow {
     }
   }
 
-  // How many of `count` ascending keys are below each of four values, or with `equal` at most as
-  // large. Four searches, side by side.
-  SIAM_DEVICE void search(int count, bool equal, const C (&v)[4], int (&below)[4]) const {
+  // How many of `count` ascending keys, at least one, are below each of four values, or with
+  // kEqual at most as large. Four searches side by side, without branches.
+  template <bool kEqual>
+  SIAM_DEVICE void search(int count, const C (&v)[4], int (&below)[4]) const {
     int step = 1;
     while (2 * step <= count) step *= 2;
     SIAM_UNROLL
     for (int e = 0; e < 4; ++e) below[e] = 0;
     SIAM_NO_UNROLL
     for (; step > 0; step /= 2) {
+      C key[4];
       SIAM_UNROLL
       for (int e = 0; e < 4; ++e) {
         const int at = below[e] + step;
-        if (at > count) continue;
-        const C key = shared.key[at - 1];
-        if (key < v[e] || (equal && key == v[e])) below[e] = at;
+        key[e] = shared.key[(at < count ? at : count) - 1];
+      }
+      SIAM_UNROLL
+      for (int e = 0; e < 4; ++e) {
+        const bool further = kEqual ? key[e] <= v[e] : key[e] < v[e];
+        if (further && below[e] + step <= count) below[e] += step;
       }
     }
   }
@@ -455,12 +460,20 @@ struct AnchorRow {
         for (int e = 0; e < 4; ++e) v[e] = unit(d.element[e]);
         if (first) {
           negatives.known += __popc(negative);
+          unsigned ends = 0;  // zeros and infinities, which are rare
           SIAM_UNROLL
           for (int e = 0; e < 4; ++e) {
-            if ((negative >> e & 1u) == 0) continue;
-            negatives.zeros += d.element[e] == 0;
-            negatives.infinite += !is_finite(d.element[e]);
-            negatives.distances += v[e];
+            const bool there_is = (negative >> e & 1u) != 0;
+            negatives.distances += there_is ? v[e] : C(0);
+            ends |= there_is && (d.element[e] == 0 || !is_finite(d.element[e])) ? 1u << e : 0u;
+          }
+          if (ends != 0) {
+            SIAM_UNROLL
+            for (int e = 0; e < 4; ++e) {
+              if ((ends >> e & 1u) == 0) continue;
+              negatives.zeros += d.element[e] == 0;
+              negatives.infinite += d.element[e] != 0;
+            }
           }
         }
         add(negative, d, v, weight);
@@ -493,7 +506,7 @@ struct AnchorRow {
             near &= negative;
             if (near == 0) return;
             int idle[4];
-            search(count, true, v, idle);
+            search<true>(count, v, idle);
             SIAM_UNROLL
             for (int e = 0; e < 4; ++e) {
               if ((near >> e & 1u) == 0) continue;
@@ -649,9 +662,9 @@ struct AnchorRow {
       SIAM_UNROLL
       for (int e = 0; e < 4; ++e) between |= d.element[e] <= largest ? 1u << e : 0u;
       between &= negative;
-      if (between == 0) return;
+      if (between == 0 || count == 0) return;
       int below[4];
-      search(count, false, d.element, below);
+      search<false>(count, d.element, below);
       SIAM_UNROLL
       for (int e = 0; e < 4; ++e) {
         // Plus 0, so that there is one zero.
@@ -1153,7 +1166,6 @@ void symmetric_kernel(const SymmetricArgs args) {
         both_across |= turned_across;
       }
     }
-    __syncwarp();
     if (first + lane < n) store(both, word(0));
     if (first != second && second + lane < n) store(both_across, word(1));
   }

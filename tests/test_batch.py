@@ -183,6 +183,50 @@ def test_many_positives(case, level):
         assert_close(got, want, torch.float32, case.slack, "gradient")
 
 
+@pytest.mark.parametrize("case", TRIPLETS, ids=lambda c: c.id)
+@pytest.mark.parametrize("many", [150, 530])
+def test_many_positives_of_which_some_are_nan(case, many, level):
+    """As if those were not there, whether or not what is left fits into shared memory."""
+    generator = torch.Generator().manual_seed(2)
+    x, refs = (torch.randn(n, 2, generator=generator) for n in (2, many + 101))
+    y, labels = torch.tensor([0, 1]), (torch.arange(len(refs)) >= many).long()
+    others = torch.arange(len(refs)) % 13 != 5
+    spoilt = torch.where(others.unsqueeze(1), refs, torch.nan)
+    leaves = [x.requires_grad_(), spoilt.requires_grad_()]
+    value = case.call(case.function, leaves, [y, labels], reduction="sum")
+    kept = [x, refs[others].requires_grad_()]
+    expected = case.call(case.function, kept, [y, labels[others]], reduction="sum")
+    torch.testing.assert_close(value, expected)
+    gradients, wanted = torch.autograd.grad(value, leaves), torch.autograd.grad(expected, kept)
+    torch.testing.assert_close(gradients[0], wanted[0], rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(gradients[1][others], wanted[1], rtol=1e-4, atol=1e-3)
+    assert not gradients[1][~others].any()
+
+
+@pytest.mark.parametrize("mining", ["hard", "easy_positive"])
+def test_many_anchors_pick_the_same_rows(mining, level):
+    """More of them than CUDA lists at a time."""
+    generator = torch.Generator().manual_seed(4)
+    x, refs = (torch.randn(n, 2, generator=generator).requires_grad_() for n in (1300, 3))
+    y, labels = torch.arange(1300) % 2, torch.arange(3) % 2
+    value, expected = (
+        module.batch_triplet_loss(
+            x.to(dtype),
+            y,
+            mining=mining,
+            ref_embeddings=refs.to(dtype),
+            ref_labels=labels,
+            reduction="sum",
+        )
+        for module, dtype in ((siamcuda, torch.float32), (reference, torch.float64))
+    )
+    torch.testing.assert_close(value.double(), expected)
+    for got, want in zip(
+        torch.autograd.grad(value, [x, refs]), torch.autograd.grad(expected, [x, refs]), strict=True
+    ):
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+
+
 def _loss_of(case, y, reduction):
     return lambda *x: case.call(case.function, list(x), y, reduction=reduction)
 

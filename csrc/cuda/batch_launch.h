@@ -188,12 +188,6 @@ struct ValuesArgs {
 };
 void launch_values(const ValuesArgs& args, TileDevice device, void* stream);
 
-// total = factor · Σ values, of any number of them.
-void launch_total(const double* values, int64_t count, double factor, double* total, void* stream);
-
-// Distances of all pairs to `out`, [P, R] of the type of computation; norms are there.
-void launch_panel(const TileArgs& tiles, DType dtype, void* out, TileDevice device, void* stream);
-
 // --- triplets ------------------------------------------------------------------------------------
 
 constexpr int kAnchorCounts = 4;  // terms, active, collapsed, terms whose distances are added up
@@ -203,7 +197,11 @@ constexpr int kAnchorCounts = 4;  // terms, active, collapsed, terms whose dista
 struct AnchorArgs {
   const void* distances;  // [rows, columns] of the type of computation
   void* weights;          // [rows, columns] dL/d(d²), or null
-  const void* norms;      // [rows] of the anchors
+  unsigned* mask;  // [rows, mask_words] pairs with a weight too close for a product: MaskArgs
+  int64_t mask_words;
+  const void* norms;         // [rows] of the anchors
+  const void* column_norms;  // [columns], for the mask
+  int64_t dim;               // likewise
   int64_t rows;
   int64_t columns;
   const int64_t* row_labels;     // [rows]
@@ -220,6 +218,15 @@ struct AnchorArgs {
 };
 void launch_anchors(const AnchorArgs& args, DType dtype, TileDevice device, void* stream);
 
+// Weights and mask of a batch that meets itself, with those of the other direction added in place.
+struct SymmetricArgs {
+  void* weights;   // [rows, rows]
+  unsigned* mask;  // [rows, mask_words]
+  int64_t mask_words;
+  int64_t rows;
+};
+void launch_symmetric(const SymmetricArgs& args, DType dtype, TileDevice device, void* stream);
+
 // What picks give to the rows at one end, or with both flags at both ends of a batch that meets
 // itself.
 struct PicksArgs {
@@ -234,5 +241,23 @@ struct PicksArgs {
   void* out;                   // [rows, dim]
 };
 void launch_picks(const PicksArgs& args, DType dtype, TileDevice device, void* stream);
+
+// --- totals --------------------------------------------------------------------------------------
+
+// total = factor · Σ values. With counts, those of anchors, also what a pass reports: terms,
+// active, collapsed, mean distance of positives and of negatives; and the total is divided by the
+// terms (divide_by 0) or by the active ones (1), but by 1 at least, and `scale` says by how much.
+struct TotalArgs {
+  const double* values;  // [rows]
+  int64_t rows;
+  double factor;
+  double* total;
+  const int64_t* counts;    // [rows, kAnchorCounts], or null
+  const double* distances;  // [rows, 2]
+  int divide_by;            // -1: nothing
+  double* scale;
+  double* report;  // [5]
+};
+void launch_total(const TotalArgs& args, void* stream);
 
 }  // namespace siamcuda::cuda

@@ -54,9 +54,8 @@ void launch_values(const ValuesArgs& args, TileDevice device, void* stream) {
               Dim3(kTileThreads), 0, native_stream(stream), args);
 }
 
-void launch_total(const double* values, int64_t count, double factor, double* total, void* stream) {
-  SIAM_LAUNCH((total_kernel<0>), Dim3(1), Dim3(kTotalThreads), 0, native_stream(stream), values,
-              count, factor, total);
+void launch_total(const TotalArgs& args, void* stream) {
+  SIAM_LAUNCH((total_kernel<0>), Dim3(1), Dim3(kTotalThreads), 0, native_stream(stream), args);
 }
 
 void launch_mask(const MaskArgs& args, DType dtype, DType distance_type, TileDevice device,
@@ -68,12 +67,20 @@ void launch_product(const ProductArgs& args, DType dtype, TileDevice device, voi
   with_storage(dtype, [&](auto typed) { typed.run_product(args, device, stream); });
 }
 
-// Distances of half precision are in float.
+// Distances and weights of half precision are in float.
 void launch_anchors(const AnchorArgs& args, DType dtype, TileDevice device, void* stream) {
   if (dtype == DType::kFloat64) {
-    TypedTiles<double>::run_anchors(args, device, stream);
+    TypedTiles<double>::run_anchors(args, dtype, device, stream);
   } else {
-    TypedTiles<float>::run_anchors(args, device, stream);
+    TypedTiles<float>::run_anchors(args, dtype, device, stream);
+  }
+}
+
+void launch_symmetric(const SymmetricArgs& args, DType dtype, TileDevice device, void* stream) {
+  if (dtype == DType::kFloat64) {
+    TypedTiles<double>::run_symmetric(args, device, stream);
+  } else {
+    TypedTiles<float>::run_symmetric(args, device, stream);
   }
 }
 

@@ -42,8 +42,14 @@ void TypedTiles<T>::run_product(const ProductArgs& args, TileDevice device, void
 }
 
 template <class T>
-void TypedTiles<T>::run_anchors(const AnchorArgs& args, TileDevice device, void* stream) {
-  if constexpr (sizeof(T) > 2) launch_anchors_typed<T>(args, device, native_stream(stream));
+void TypedTiles<T>::run_anchors(const AnchorArgs& args, DType dtype, TileDevice device,
+                                void* stream) {
+  if constexpr (sizeof(T) > 2) launch_anchors_typed<T>(args, dtype, device, native_stream(stream));
+}
+
+template <class T>
+void TypedTiles<T>::run_symmetric(const SymmetricArgs& args, TileDevice device, void* stream) {
+  if constexpr (sizeof(T) > 2) launch_symmetric_typed<T>(args, device, native_stream(stream));
 }
 
 template <class T>

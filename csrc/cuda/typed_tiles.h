@@ -17,7 +17,8 @@ struct TypedTiles {
   static void run_pairs(const TileArgs& tiles, const PairArgs& args, DType dtype, TileDevice device,
                         void* stream);
   static void run_mask(const MaskArgs& args, DType dtype, TileDevice device, void* stream);
-  static void run_anchors(const AnchorArgs& args, TileDevice device, void* stream);
+  static void run_anchors(const AnchorArgs& args, DType dtype, TileDevice device, void* stream);
+  static void run_symmetric(const SymmetricArgs& args, TileDevice device, void* stream);
   static void run_picks(const PicksArgs& args, TileDevice device, void* stream);
   static void run_product(const ProductArgs& args, TileDevice device, void* stream);
 };

@@ -30,13 +30,17 @@ void check_labels(const std::string& name, const char* argument, const at::Tenso
                     describe(x));
 }
 
-// Σ values divided by what the reduction says, as a 0-d float64 tensor.
-at::Tensor divisor(BatchReduction reduction, const BatchPass& pass) {
-  return pass.counts[reduction == BatchReduction::kMean ? 0 : 1].clamp_min(1.0);
+// The count that a reduction divides by, or -1.
+int divisor_of(BatchReduction reduction) {
+  return reduction == BatchReduction::kMean ? 0 : reduction == BatchReduction::kMeanActive ? 1 : -1;
 }
 
-bool divides(BatchReduction reduction) {
-  return reduction == BatchReduction::kMean || reduction == BatchReduction::kMeanActive;
+// Where the backend has not done it: the total divided, and by how much.
+void divide(BatchPass& pass) {
+  if (pass.divide_by < 0 || pass.divided) return;
+  const at::Tensor divisor = pass.counts[pass.divide_by].clamp_min(1.0);
+  pass.total = pass.total / divisor;
+  pass.scale = divisor.reciprocal();
 }
 
 }  // namespace
@@ -109,18 +113,14 @@ std::vector<at::Tensor> batch_value_and_grad(const BatchBackend& backend, const 
   for (int side = 0; side < 2; ++side) pass.gradients[side] = mask[side];
   pass.want_stats = kind == BatchReduction::kMeanActive;
   pass.each_value = kind == BatchReduction::kNone;
-  pass.mean = kind == BatchReduction::kMean;
+  pass.divide_by = divisor_of(kind);
   backend.run(loss, options, operands, pass);
-  at::Tensor value = kind == BatchReduction::kNone ? pass.values : pass.total;
-  at::Tensor scale;
-  if (divides(kind) && !pass.divided) {
-    scale = divisor(kind, pass).reciprocal();
-    value = value / divisor(kind, pass);
-  }
+  divide(pass);
+  const at::Tensor& value = kind == BatchReduction::kNone ? pass.values : pass.total;
   std::vector<at::Tensor> results{value.to(dtype.value_or(operands.embeddings.scalar_type()))};
   for (int side = 0; side < 2; ++side) {
     if (!mask[side]) continue;
-    if (scale.defined()) pass.gradient[side].mul_(scale);
+    if (pass.scale.defined()) pass.gradient[side].mul_(pass.scale);
     results.push_back(pass.gradient[side]);
   }
   return results;
@@ -137,7 +137,7 @@ std::vector<at::Tensor> batch_backward(const BatchBackend& backend, const BatchL
   for (int side = 0; side < 2; ++side) pass.gradients[side] = mask[side];
   pass.want_stats = kind == BatchReduction::kMeanActive;
   pass.each_value = kind == BatchReduction::kNone;
-  pass.mean = kind == BatchReduction::kMean;
+  pass.divide_by = divisor_of(kind);
   if (kind == BatchReduction::kNone) {
     TORCH_CHECK_VALUE(grad.dim() == 1 && grad.size(0) == operands.embeddings.size(0), loss.name,
                       ": grad must have the shape of the loss, got ", describe(grad));
@@ -147,13 +147,14 @@ std::vector<at::Tensor> batch_backward(const BatchBackend& backend, const BatchL
                       describe(grad));
   }
   backend.run(loss, options, operands, pass);
+  divide(pass);
   std::vector<at::Tensor> results;
   for (int side = 0; side < 2; ++side) {
     if (!mask[side]) continue;
     at::Tensor gradient = pass.gradient[side];
     if (kind != BatchReduction::kNone) {
       const at::Tensor factor = grad.to(at::kDouble);
-      gradient.mul_(divides(kind) && !pass.divided ? factor / divisor(kind, pass) : factor);
+      gradient.mul_(pass.scale.defined() ? factor * pass.scale : factor);
     }
     results.push_back(gradient.to(type));
   }

@@ -46,15 +46,17 @@ struct BatchPass {
   bool gradients[2] = {false, false};  // of embeddings, of ref_embeddings
   bool want_stats = false;
   bool each_value = false;  // every anchor's value is wanted, not only their total
-  bool mean = false;        // the mean over all terms is wanted
+  int divide_by = -1;       // the count that the total is wanted divided by: 0 terms, 1 active
   at::Tensor upstream;      // [B] in the type of the computation, or undefined: 1
   at::Tensor values;        // [B] float64: Σ of an anchor's terms; any split of the total otherwise
   at::Tensor total;         // 0-d float64: Σ values in one order
   at::Tensor gradient[2];   // of Σ upstream·values
-  // With `mean`, where the number of terms is known beforehand: total and gradients are divided.
+  // Whether the total is divided already; then gradients are to be multiplied by `scale`, a 0-d
+  // float64, or if it is undefined by nothing.
   bool divided = false;
+  at::Tensor scale;
   // 0-d float64 each: terms, active, collapsed, mean positive and mean negative distance. Only the
-  // terms, unless want_stats; nothing, if they are divided by already.
+  // terms, unless want_stats; nothing, if the total is divided already.
   at::Tensor counts;  // [5]
 };
 

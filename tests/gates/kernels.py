@@ -64,14 +64,23 @@ class Kernel:
     @property
     def blocks(self) -> int:
         """Blocks an SM that __launch_bounds__ asks for."""
-        if self.family in ("row_norms_kernel", "mask_kernel", "scale_kernel"):
+        if self.family in (
+            "row_norms_kernel", "mask_kernel", "scale_kernel", "symmetric_kernel", "near_kernel",
+            "values_kernel",
+        ):  # fmt: skip
             return 8
-        if self.family in ("gradient_kernel", "picks_kernel"):
+        if self.family == "gradient_kernel":
             return 6 if self.storage == "double" else 8
         if self.family == "anchor_kernel":
+            return 8 - 2 * (self.storage == "double") - 2 * (self.engine == "kSoft")
+        if self.family == "picks_kernel":
             return 4
         if self.family == "product_kernel":
             return 2
+        if self.family == "product_tensor_kernel":
+            return 3
+        if self.family == "total_kernel":
+            return 4  # one of 512 threads
         if self.family == "tile_kernel":
             halves = self.storage in ("Half", "BFloat16")
             few = self.engine in ("kFma64", "kAbsolute") or (
@@ -85,6 +94,8 @@ class Kernel:
     def __str__(self) -> str:
         if self.family == "tile_kernel":
             return f"{self.family}<{self.engine}, {self.storage}, {self.long}>"
+        if self.family == "anchor_kernel":
+            return f"{self.family}<{self.engine}, {self.storage}>"
         if not self.family.startswith("rows_"):
             return self.family
         flags = "" if self.family != "rows_kernel" else f", {self.aligned}, {self.gradient}"
@@ -98,9 +109,10 @@ _STORAGE = re.compile(r"(4HalfE|8BFloat16E|E+f|E+d|sf|sd)(?:Lb[01]ELb[01]E)?EEv"
 #: TileEngine of math/tiles.h, in its order.
 ENGINES = ("kFma32", "kFma64", "kMma16", "kTf32x3", "kAbsolute")
 _TILE = re.compile(r"tile_kernelILNS_4math10TileEngineE(\d)E(NS\d?_\d+\w+?E|f|d)Lb([01])E")
-_PRODUCT = re.compile(
-    r"(?:product|gradient|picks|anchor)_kernelI(NS_4math\d+\w+?E|f|d)(?:Lb([01])E)?E"
-)
+_PRODUCT = re.compile(r"(?:product|gradient|picks)_kernelI(NS_4math\d+\w+?E|f|d)(?:Lb([01])E)?E")
+#: AnchorKind of cuda/triplets.cuh, in its order.
+ANCHORS = ("kPick", "kHinge", "kSoft", "kSemihard")
+_ANCHOR = re.compile(r"anchor_kernelI(f|d)LNS\d?_\d+AnchorKindE(\d)E")
 _STORAGES = {"4HalfE": "Half", "8BFloat16E": "BFloat16", "f": "float", "d": "double"}
 
 
@@ -131,6 +143,9 @@ def describe(symbol: str) -> Kernel:
     if product := _PRODUCT.search(symbol):
         storage = next(name for end, name in _STORAGES.items() if product[1].endswith(end))
         return Kernel(symbol, family, storage=storage, engine="signs" * int(product[2] or 0))
+    if anchor := _ANCHOR.search(symbol):
+        engine = ANCHORS[int(anchor[2])]
+        return Kernel(symbol, family, storage=_STORAGES[anchor[1]], engine=engine)
     if not family.startswith("rows_"):
         return Kernel(symbol, family)
     names = [name for name in _identifiers(symbol) if name not in ("siamcuda", "cuda", "math")]
@@ -158,10 +173,15 @@ FAMILIES = (
     "tile_kernel",
     "row_norms_kernel",
     "product_kernel",
+    "product_tensor_kernel",
+    "near_kernel",
     "gradient_kernel",
     "mask_kernel",
     "anchor_kernel",
     "picks_kernel",
+    "symmetric_kernel",
+    "values_kernel",
+    "total_kernel",
     "capability_kernel",
     "scale_kernel",
 )

@@ -315,16 +315,7 @@ void run_side(const char* name, const cuda::PairFormula& formula, double share, 
   }
 }
 
-at::Tensor total_of(const at::Tensor& values, double factor, LaunchMemory& memory, void* stream) {
-  at::Tensor total = at::empty({}, values.options());
-  memory.reads(values, "values");
-  memory.writes(total, "total");
-  cuda::launch_total(values.const_data_ptr<double>(), values.size(0), factor,
-                     total.mutable_data_ptr<double>(), stream);
-  return total;
-}
-
-// Counts and sums of distances as what a pass reports.
+// Counts and sums of distances of pairs as what a pass reports.
 void report(BatchPass& pass, const at::Tensor& counts, const at::Tensor& distances, double share) {
   pass.counts = at::zeros({5}, pass.values.options());
   pass.counts.narrow(0, 1, 2).copy_(counts.narrow(0, 0, 2)).mul_(share);
@@ -361,8 +352,8 @@ void run_pairs(const BatchLoss& loss, const BatchOptions& options, const BatchOp
   const int64_t self = joined ? 0 : operands.self >= 0 ? operands.self : kNobody;
   const int64_t met = std::max<int64_t>(operands.self >= 0 || joined ? columns - 1 : columns, 0);
   const double terms = share * static_cast<double>(rows * met);
-  const double factor = pass.mean ? 1 / std::max(terms, 1.0) : 1.0;
-  pass.divided = pass.mean;
+  pass.divided = pass.divide_by == 0;
+  const double factor = pass.divided ? 1 / std::max(terms, 1.0) : 1.0;
   const at::Tensor none;
   const at::Tensor& upstream = pass.upstream;
   run_side(name, formula, share, factor * share, dtype,
@@ -375,7 +366,15 @@ void run_pairs(const BatchLoss& loss, const BatchOptions& options, const BatchOp
               none, upstream, none, none, none, pass.gradient[1]},
              memory, device, stream);
   }
-  pass.total = total_of(pass.values, factor, memory, stream);
+  pass.total = at::empty({}, pass.values.options());
+  memory.reads(pass.values, "values");
+  memory.writes(pass.total, "total");
+  cuda::TotalArgs total{};
+  total.values = pass.values.const_data_ptr<double>();
+  total.rows = rows;
+  total.factor = factor;
+  total.total = pass.total.mutable_data_ptr<double>();
+  cuda::launch_total(total, stream);
   check_launch(name);
   if (!pass.want_stats) return;
   report(pass, counts, distances, share);
@@ -391,7 +390,9 @@ void run_triplets(const BatchLoss& loss, const BatchOptions& options, const Batc
   const bool joined = !operands.ref_embeddings.defined();
   LaunchMemory memory;
   const Rows x(operands.embeddings.unsqueeze(0), memory, device, stream);
-  const Rows other(joined ? x.kept : operands.ref_embeddings.unsqueeze(0), memory, device, stream);
+  std::optional<Rows> apart;
+  if (!joined) apart.emplace(operands.ref_embeddings.unsqueeze(0), memory, device, stream);
+  const Rows& other = joined ? x : *apart;
   check_launch(name);
   const DType dtype = dtype_of(x.kept.scalar_type());
   const auto compute = x.norms.options();
@@ -399,12 +400,17 @@ void run_triplets(const BatchLoss& loss, const BatchOptions& options, const Batc
   const int64_t rows = x.matrix.rows, columns = other.matrix.rows;
   const bool dense = options.mining == Mining::kAll || options.mining == Mining::kSemihard;
   const bool backward = pass.gradients[0] || pass.gradients[1];
-  for (int side = 0; side < 2; ++side) {
-    if (pass.gradients[side]) pass.gradient[side].zero_();
-  }
-  at::Tensor counts = at::zeros({rows, cuda::kAnchorCounts}, compute.dtype(at::kLong));
-  at::Tensor sums = at::zeros({rows, 2}, compute.dtype(at::kDouble));
-  if (rows > 0 && columns > 0) {
+  const bool alone = rows == 0 || columns == 0;
+  const auto counts_of = compute.dtype(at::kLong), sums_of = compute.dtype(at::kDouble);
+  at::Tensor counts = at::empty({rows, cuda::kAnchorCounts}, counts_of);
+  at::Tensor sums = at::empty({rows, 2}, sums_of);
+  if (alone) {
+    counts.zero_();
+    sums.zero_();
+    for (int side = 0; side < 2; ++side) {
+      if (pass.gradients[side]) pass.gradient[side].zero_();
+    }
+  } else {
     const int64_t fit = kPanelBytes / (columns * element);
     const int64_t height = std::min(rows, std::max<int64_t>(fit >= 64 ? fit / 64 * 64 : fit, 1));
     const bool weights_wanted = dense && backward && dim > 0;
@@ -413,14 +419,16 @@ void run_triplets(const BatchLoss& loss, const BatchOptions& options, const Batc
     const int64_t self = joined ? 0 : operands.self >= 0 ? operands.self : kNobody;
     const int64_t words = pieces(columns, 32);
     const at::Tensor distances = at::empty({height * columns}, compute);
-    at::Tensor weights, mask, picked, picked_weights;
+    at::Tensor weights, mask, near, picked, picked_weights;
     ProductScratch scratch;
     memory.scratch(distances, "distances");
     if (weights_wanted) {
       weights = at::empty({height * columns}, compute);
       mask = at::empty({height * words}, compute.dtype(at::kInt));
+      near = at::empty({cuda::near_tiles(1, height, columns)}, compute.dtype(at::kInt));
       memory.scratch(weights, "weights");
       memory.scratch(mask, "mask");
+      memory.scratch(near, "near");
       for (const int64_t h : {height, rows % height}) {
         if (h == 0) continue;
         if (pass.gradients[0]) scratch.reserve(1, h, columns, dim, false, compute);
@@ -434,15 +442,19 @@ void run_triplets(const BatchLoss& loss, const BatchOptions& options, const Batc
       memory.scratch(picked, "picks");
       memory.scratch(picked_weights, "weights of picks");
     }
+    // Where every row's weights are here, both ends of a pair are one product.
+    const bool whole = joined && height == rows;
     for (int side = 0; side < 2; ++side) {
-      if (pass.gradients[side]) memory.changes(pass.gradient[side], "gradient");
+      if (!pass.gradients[side]) continue;
+      if (dense && !whole) pass.gradient[side].zero_();  // panels add to it
+      memory.changes(pass.gradient[side], "gradient");
     }
     memory.reads(labels, "labels");
     memory.reads(ref_labels, "ref labels");
     memory.reads(pass.upstream, "upstream");
-    memory.changes(pass.values, "values");
-    memory.changes(counts, "counts");
-    memory.changes(sums, "sums of distances");
+    memory.scratch(pass.values, "values");
+    memory.scratch(counts, "counts");
+    memory.scratch(sums, "sums of distances");
 
     for (int64_t i = 0; i < rows; i += height) {
       const int64_t h = std::min(height, rows - i);
@@ -451,7 +463,13 @@ void run_triplets(const BatchLoss& loss, const BatchOptions& options, const Batc
       cuda::AnchorArgs args{};
       args.distances = distances.const_data_ptr();
       args.weights = weights.defined() ? weights.mutable_data_ptr() : nullptr;
+      auto* const bits =
+          mask.defined() ? reinterpret_cast<unsigned*>(mask.mutable_data_ptr<int>()) : nullptr;
+      args.mask = bits;
+      args.mask_words = words;
       args.norms = tiles.x1.norms;
+      args.column_norms = tiles.x2.norms;
+      args.dim = dim;
       args.rows = h;
       args.columns = columns;
       args.row_labels = labels.const_data_ptr<int64_t>() + i;
@@ -474,18 +492,20 @@ void run_triplets(const BatchLoss& loss, const BatchOptions& options, const Batc
       check_launch(name);
       if (!weights_wanted) continue;
 
-      auto* const bits = reinterpret_cast<unsigned*>(mask.mutable_data_ptr<int>());
-      cuda::launch_mask({distances.const_data_ptr(), tiles.x1.norms, tiles.x2.norms, 1, h, columns,
-                         dim, bits, words},
-                        dtype, dtype_of(compute.dtype().toScalarType()), device, stream);
       cuda::ProductArgs product{};
       product.batch = 1;
       product.dim = dim;
       product.weights = weights.const_data_ptr();
       product.mask = bits;
       product.mask_words = words;
-      product.accumulate = true;
+      product.near = near.const_data_ptr<int>();
+      product.accumulate = !whole;
       scratch.give(product);
+      if (whole) {
+        cuda::launch_symmetric({weights.mutable_data_ptr(), bits, words, rows}, dtype, device,
+                               stream);
+      }
+      cuda::launch_near({bits, 1, h, words, near.mutable_data_ptr<int>()}, device, stream);
       if (pass.gradients[0]) {
         product.x = tiles.x1;
         product.y = tiles.x2;
@@ -494,7 +514,7 @@ void run_triplets(const BatchLoss& loss, const BatchOptions& options, const Batc
         cuda::launch_product(product, dtype, device, stream);
       }
       const int column_side = joined ? 0 : 1;
-      if (pass.gradients[column_side]) {
+      if (pass.gradients[column_side] && !whole) {
         product.x = tiles.x2;
         product.y = tiles.x1;
         product.transposed = true;
@@ -521,11 +541,23 @@ void run_triplets(const BatchLoss& loss, const BatchOptions& options, const Batc
       check_launch(name);
     }
   }
-  const at::Tensor all = counts.sum(0);
-  // As finish() reads them: active, collapsed, then how many positives and negatives were added up.
-  report(pass, at::cat({all.narrow(0, 1, 3), all.narrow(0, 3, 1)}), sums.sum(0), 1.0);
-  pass.total = total_of(pass.values, 1.0, memory, stream);
-  pass.counts.select(0, 0).copy_(all.select(0, 0));
+  pass.counts = at::empty({5}, sums.options());
+  pass.total = at::empty({}, sums.options());
+  pass.scale = at::empty({}, sums.options());
+  pass.divided = pass.divide_by >= 0;
+  memory.reads(pass.values, "values");
+  memory.reads(counts, "counts");
+  memory.reads(sums, "sums of distances");
+  memory.writes(pass.counts, "report");
+  memory.writes(pass.total, "total");
+  memory.writes(pass.scale, "scale");
+  cuda::launch_total(
+      {pass.values.const_data_ptr<double>(), rows, 1.0, pass.total.mutable_data_ptr<double>(),
+       counts.const_data_ptr<int64_t>(), sums.const_data_ptr<double>(), pass.divide_by,
+       pass.scale.mutable_data_ptr<double>(), pass.counts.mutable_data_ptr<double>()},
+      stream);
+  check_launch(name);
+  if (!pass.divided) pass.scale = at::Tensor();
 }
 
 void run_cuda(const BatchLoss& loss, const BatchOptions& options, const BatchOperands& operands,

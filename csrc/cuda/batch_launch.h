@@ -188,6 +188,9 @@ struct ValuesArgs {
 };
 void launch_values(const ValuesArgs& args, TileDevice device, void* stream);
 
+// Distances of all pairs to `out`, [P, R] of the type of computation; norms are there.
+void launch_panel(const TileArgs& tiles, DType dtype, void* out, TileDevice device, void* stream);
+
 // --- triplets ------------------------------------------------------------------------------------
 
 constexpr int kAnchorCounts = 4;  // terms, active, collapsed, terms whose distances are added up

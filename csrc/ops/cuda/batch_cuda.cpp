@@ -360,7 +360,8 @@ void run_triplets(const BatchLoss& loss, const BatchOptions& options, const Batc
   const bool joined = !operands.ref_embeddings.defined();
   LaunchMemory memory;
   const Rows x(operands.embeddings.unsqueeze(0), memory, device, stream);
-  const Rows other(joined ? x.kept : operands.ref_embeddings.unsqueeze(0), memory, device, stream);
+  const Rows other =
+      joined ? x : Rows(operands.ref_embeddings.unsqueeze(0), memory, device, stream);
   check_launch(name);
   const DType dtype = dtype_of(x.kept.scalar_type());
   const auto compute = x.norms.options();
@@ -368,14 +369,21 @@ void run_triplets(const BatchLoss& loss, const BatchOptions& options, const Batc
   const int64_t rows = x.matrix.rows, columns = other.matrix.rows;
   const bool dense = options.mining == Mining::kAll || options.mining == Mining::kSemihard;
   const bool backward = pass.gradients[0] || pass.gradients[1];
+  const int64_t fit = kPanelBytes / std::max<int64_t>(columns * element, 1);
+  const int64_t height = std::min(rows, std::max<int64_t>(fit >= 64 ? fit / 64 * 64 : fit, 1));
+  // Where every row's weights are in one panel, both ends of a pair are one product.
+  const bool whole = joined && height == rows;
+  const bool empty = rows == 0 || columns == 0;
+  const bool added = joined && dense && !whole;  // panels add to all rows of the gradient
   for (int side = 0; side < 2; ++side) {
-    if (pass.gradients[side]) pass.gradient[side].zero_();
+    if (pass.gradients[side] && (empty || added)) pass.gradient[side].zero_();
   }
-  at::Tensor counts = at::zeros({rows, cuda::kAnchorCounts}, compute.dtype(at::kLong));
-  at::Tensor sums = at::zeros({rows, 2}, compute.dtype(at::kDouble));
-  if (rows > 0 && columns > 0) {
-    const int64_t fit = kPanelBytes / (columns * element);
-    const int64_t height = std::min(rows, std::max<int64_t>(fit >= 64 ? fit / 64 * 64 : fit, 1));
+  at::Tensor counts = at::empty({rows, cuda::kAnchorCounts}, compute.dtype(at::kLong));
+  at::Tensor sums = at::empty({rows, 2}, compute.dtype(at::kDouble));
+  if (empty) {
+    counts.zero_();
+    sums.zero_();
+  } else {
     const bool weights_wanted = dense && backward && dim > 0;
     const at::Tensor labels = long_labels(operands.labels);
     const at::Tensor ref_labels = joined ? labels : long_labels(operands.ref_labels);
@@ -404,14 +412,19 @@ void run_triplets(const BatchLoss& loss, const BatchOptions& options, const Batc
       memory.scratch(picked_weights, "weights of picks");
     }
     for (int side = 0; side < 2; ++side) {
-      if (pass.gradients[side]) memory.changes(pass.gradient[side], "gradient");
+      if (!pass.gradients[side]) continue;
+      if (added) {
+        memory.changes(pass.gradient[side], "gradient");
+      } else {
+        memory.writes(pass.gradient[side], "gradient");
+      }
     }
     memory.reads(labels, "labels");
     memory.reads(ref_labels, "ref labels");
     memory.reads(pass.upstream, "upstream");
     memory.changes(pass.values, "values");
-    memory.changes(counts, "counts");
-    memory.changes(sums, "sums of distances");
+    memory.writes(counts, "counts");
+    memory.writes(sums, "sums of distances");
 
     for (int64_t i = 0; i < rows; i += height) {
       const int64_t h = std::min(height, rows - i);
@@ -455,10 +468,8 @@ void run_triplets(const BatchLoss& loss, const BatchOptions& options, const Batc
       product.weights = weights.const_data_ptr();
       product.mask = bits;
       product.mask_words = words;
-      product.accumulate = true;
+      product.accumulate = added;
       scratch.give(product);
-      // Where every row's weights are here, both ends of a pair are one product.
-      const bool whole = joined && h == rows;
       if (whole) {
         cuda::launch_symmetric({weights.mutable_data_ptr(), bits, words, rows}, dtype, device,
                                stream);
@@ -475,6 +486,7 @@ void run_triplets(const BatchLoss& loss, const BatchOptions& options, const Batc
         product.x = tiles.x2;
         product.y = tiles.x1;
         product.transposed = true;
+        product.accumulate = added || i > 0;
         product.spoilt = nullptr;
         product.out = pass.gradient[column_side].mutable_data_ptr();
         cuda::launch_product(product, dtype, device, stream);
@@ -497,6 +509,7 @@ void run_triplets(const BatchLoss& loss, const BatchOptions& options, const Batc
       cuda::launch_picks(picks, dtype, device, stream);
       check_launch(name);
     }
+    memory.check_written();
   }
   const at::Tensor all = counts.sum(0);
   // As finish() reads them: active, collapsed, then how many positives and negatives were added up.

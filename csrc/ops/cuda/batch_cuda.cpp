@@ -444,10 +444,15 @@ void run_triplets(const BatchLoss& loss, const BatchOptions& options, const Batc
     }
     // Where every row's weights are here, both ends of a pair are one product.
     const bool whole = joined && height == rows;
+    const bool added = joined && dense && !whole;  // panels add to all rows of the gradient
     for (int side = 0; side < 2; ++side) {
       if (!pass.gradients[side]) continue;
-      if (dense && !whole) pass.gradient[side].zero_();  // panels add to it
-      memory.changes(pass.gradient[side], "gradient");
+      if (added) {
+        pass.gradient[side].zero_();
+        memory.changes(pass.gradient[side], "gradient");
+      } else {
+        memory.scratch(pass.gradient[side], "gradient");
+      }
     }
     memory.reads(labels, "labels");
     memory.reads(ref_labels, "ref labels");
@@ -499,7 +504,6 @@ void run_triplets(const BatchLoss& loss, const BatchOptions& options, const Batc
       product.mask = bits;
       product.mask_words = words;
       product.near = near.const_data_ptr<int>();
-      product.accumulate = !whole;
       scratch.give(product);
       if (whole) {
         cuda::launch_symmetric({weights.mutable_data_ptr(), bits, words, rows}, dtype, device,
@@ -510,6 +514,7 @@ void run_triplets(const BatchLoss& loss, const BatchOptions& options, const Batc
         product.x = tiles.x1;
         product.y = tiles.x2;
         product.spoilt = args.values;
+        product.accumulate = added;
         product.out = static_cast<char*>(pass.gradient[0].mutable_data_ptr()) + i * dim * element;
         cuda::launch_product(product, dtype, device, stream);
       }
@@ -519,6 +524,7 @@ void run_triplets(const BatchLoss& loss, const BatchOptions& options, const Batc
         product.y = tiles.x1;
         product.transposed = true;
         product.spoilt = nullptr;
+        product.accumulate = added || i > 0;
         product.out = pass.gradient[column_side].mutable_data_ptr();
         cuda::launch_product(product, dtype, device, stream);
       }

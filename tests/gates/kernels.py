@@ -64,13 +64,13 @@ class Kernel:
     @property
     def blocks(self) -> int:
         """Blocks an SM that __launch_bounds__ asks for."""
-        if self.family in ("row_norms_kernel", "mask_kernel", "symmetric_kernel"):
+        if self.family in ("row_norms_kernel", "mask_kernel"):
             return 8
         if self.family == "gradient_kernel":
             return 6 if self.storage == "double" else 8
         if self.family == "anchor_kernel":
             return 8 - 2 * (self.storage == "double") - 2 * (self.engine == "kSoft")
-        if self.family == "picks_kernel":
+        if self.family in ("picks_kernel", "symmetric_kernel"):
             return 4
         if self.family == "product_kernel":
             return 2

@@ -247,7 +247,7 @@ void launch_picks(const PicksArgs& args, DType dtype, TileDevice device, void* s
 
 // --- totals --------------------------------------------------------------------------------------
 
-// total = factor · Σ values. With counts, those of anchors, also what a pass reports: terms,
+// total = factor · Σ values. With `report`, from counts of anchors, also what a pass reports: terms,
 // active, collapsed, mean distance of positives and of negatives; and the total is divided by the
 // terms (divide_by 0) or by the active ones (1), but by 1 at least, and `scale` says by how much.
 struct TotalArgs {
@@ -255,11 +255,11 @@ struct TotalArgs {
   int64_t rows;
   double factor;
   double* total;
-  const int64_t* counts;    // [rows, kAnchorCounts], or null
+  const int64_t* counts;    // [rows, kAnchorCounts]
   const double* distances;  // [rows, 2]
   int divide_by;            // -1: nothing
   double* scale;
-  double* report;  // [5]
+  double* report;  // [5], or null
 };
 void launch_total(const TotalArgs& args, void* stream);
 

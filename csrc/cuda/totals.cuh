@@ -58,7 +58,7 @@ void total_kernel(const TotalArgs args) {
   for (int64_t k = thread; k < args.rows; k += kTotalThreads)
     total += load<double>(args.values + k);
   total = args.factor * add_threads(total, warps);
-  if (args.counts == nullptr) {
+  if (args.report == nullptr) {
     if (thread == 0) store(total, args.total);
     return;
   }

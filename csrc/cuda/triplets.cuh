@@ -6,12 +6,12 @@
 //                    R distances; one kernel      dimensions              32 x 32 across the
 //                    for each kind of mining                              diagonal
 //   per thread       4 neighbours at a time       4 dimensions of 4 rows  8 weights of each
-//   registers        64, soft 80 (double: 80,     128                     64
+//   registers        64, soft 80 (double: 80,     128                     128
 //                    soft 128)
 //   shared memory    hinge 10 KiB, soft 6,        20 KiB (double: 28):    9 KiB (double: 17)
 //                    semihard 13 (double: 14,     sums, and a list of
 //                    8, 17): 512 positives        picks
-//   blocks an SM     8, soft 6 (double: 6, 4)     4                       8
+//   blocks an SM     8, soft 6 (double: 6, 4)     4                       4
 //   bytes            labels twice (picks: once),  all picks once a        weights and mask once
 //                    distances once (semihard:    block, rows that are    each way
 //                    twice), weights and norms    picked
@@ -1110,11 +1110,12 @@ void picks_kernel(const PicksArgs args) {
 // --- a batch that meets itself -------------------------------------------------------------------
 
 constexpr int kSymmetricSide = 32;
+constexpr int kSymmetricBlocks = 4;  // an SM
 
 // Adds to the weights of all rows those of the other direction, and to the mask its bits, so that
 // one product gives what a row gets as an anchor and as a positive or negative.
 template <class C>
-SIAM_KERNEL(kTileThreads, 8)
+SIAM_KERNEL(kTileThreads, kSymmetricBlocks)
 void symmetric_kernel(const SymmetricArgs args) {
   constexpr int kStep = kSymmetricSide + 1;
   SIAM_SHARED(C, across, 2 * kSymmetricSide * kStep);
@@ -1206,7 +1207,7 @@ template <class C>
 void launch_symmetric_typed(const SymmetricArgs& args, TileDevice device, Stream stream) {
   const int64_t sides = (args.rows + kSymmetricSide - 1) / kSymmetricSide;
   if (sides == 0) return;
-  const int64_t resident = int64_t{std::max(device.multiprocessors, 1)} * 8;
+  const int64_t resident = int64_t{std::max(device.multiprocessors, 1)} * kSymmetricBlocks;
   SIAM_LAUNCH((symmetric_kernel<C>), Dim3(static_cast<unsigned>(std::min(sides * sides, resident))),
               Dim3(kTileThreads), 0, stream, args);
 }

@@ -65,15 +65,14 @@ class Kernel:
     def blocks(self) -> int:
         """Blocks an SM that __launch_bounds__ asks for."""
         if self.family in (
-            "row_norms_kernel", "mask_kernel", "scale_kernel", "symmetric_kernel", "near_kernel",
-            "values_kernel",
+            "row_norms_kernel", "mask_kernel", "scale_kernel", "near_kernel", "values_kernel"
         ):  # fmt: skip
             return 8
         if self.family == "gradient_kernel":
             return 6 if self.storage == "double" else 8
         if self.family == "anchor_kernel":
             return 8 - 2 * (self.storage == "double") - 2 * (self.engine == "kSoft")
-        if self.family == "picks_kernel":
+        if self.family in ("picks_kernel", "symmetric_kernel"):
             return 4
         if self.family == "product_kernel":
             return 2

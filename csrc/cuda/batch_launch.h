@@ -169,11 +169,14 @@ struct PairArgs {
   void* weights;                // [rows, columns], or null
   unsigned* mask;               // [rows, mask_words], where there are weights of squares
   int64_t mask_words;
-  double* values;     // [rows, 2 · column tiles] Σ of half a tile's values, or null
-  int64_t* counts;    // [tiles, kPairCounts · warps], or null
-  double* distances;  // [tiles, 2 · warps] Σ of positive and of negative distances
+  double* values;     // [rows, kTileParts · column tiles] Σ of parts of a tile's values, or null
+  int64_t* counts;    // [tiles, kPairCounts · kTileSlots], or null
+  double* distances;  // [tiles, 2 · kTileSlots] Σ of positive and of negative distances
 };
 constexpr int kTileWarps = kTileThreads / 32;
+// Whichever engine runs: the warps that share a row of a tile, and the warps of a tile. What there
+// are fewer of is filled up with zeros.
+constexpr int kTileParts = 4, kTileSlots = 8;
 
 void launch_pairs(const TileArgs& tiles, const PairArgs& args, DType dtype, TileDevice device,
                   void* stream);
@@ -247,9 +250,10 @@ void launch_picks(const PicksArgs& args, DType dtype, TileDevice device, void* s
 
 // --- totals --------------------------------------------------------------------------------------
 
-// total = factor · Σ values. With `report`, from counts of anchors, also what a pass reports: terms,
-// active, collapsed, mean distance of positives and of negatives; and the total is divided by the
-// terms (divide_by 0) or by the active ones (1), but by 1 at least, and `scale` says by how much.
+// total = factor · Σ values. With `report`, from counts of anchors, also what a pass reports:
+// terms, active, collapsed, mean distance of positives and of negatives; and the total is divided
+// by the terms (divide_by 0) or by the active ones (1), but by 1 at least, and `scale` says by how
+// much.
 struct TotalArgs {
   const double* values;  // [rows]
   int64_t rows;

@@ -6,9 +6,9 @@
 //   sink    writes a tile
 //   store   64 x 128 distances
 //   pairs   with gradients 64 x 128 weights, and a bit for each pair that is too close for a
-//           product; 64 x 2 sums of values; with statistics 32 bytes of counts and 16 of distances
-//           a warp. The formula runs on registers: 64 evaluations a thread, without a branch but
-//           the formula's own.
+//           product; 64 x 4 sums of values; with statistics 32 bytes of counts and 16 of distances
+//           a warp. The formula runs on registers, 8 evaluations under way together; where a tile
+//           is whole and its norms are ordinary, without a question but the formula's own.
 #pragma once
 
 #include "cuda/batch_launch.h"
@@ -99,7 +99,8 @@ struct PairSink {
   // together, and the code of a formula stands 8 times, not 64. Adds each row's values to `sums`.
   template <class Layout>
   static constexpr int kColumnsAtOnce = 8 / Layout::kRows;
-  template <class Layout, bool kCount, class F>
+  // `kPlain`: the tile is whole, no row meets itself and no norm asks for more than one comparison.
+  template <class Layout, bool kCount, bool kPlain, class F>
   SIAM_DEVICE void take_pairs(const TilePlace& place, int thread, const typename F::Params& params,
                               C (&rest)[Layout::kColumns][Layout::kRows], C (&sums)[Layout::kRows],
                               Tally& tally) const {
@@ -126,7 +127,7 @@ struct PairSink {
       bool there[kWide];
       SIAM_UNROLL
       for (int c = 0; c < kWide; ++c) {
-        there[c] = column + c < place.columns_here;
+        there[c] = kPlain || column + c < place.columns_here;
         const int64_t at = place.first_column + column + c;
         label[c] = there[c] ? load<int64_t>(args.column_labels + at) : 0;
         norm[c] = there[c] ? load<C>(norms2 + at) : C(0);
@@ -137,26 +138,29 @@ struct PairSink {
       for (int i = 0; i < kRows; ++i) {
         const RowPart row = kKept ? kept[kKept ? i : 0] : row_part(place, Layout::row(thread, i));
         const int self = Layout::row(thread, i) + diagonal - column;
-        const C own = row.here ? upstream(args.row_upstream,
-                                          place.first_row + Layout::row(thread, i), args.row_factor)
-                               : C(0);
+        const C own = kPlain || row.here
+                          ? upstream(args.row_upstream, place.first_row + Layout::row(thread, i),
+                                     args.row_factor)
+                          : C(0);
         C weight[kWide];
         SIAM_UNROLL
         for (int c = 0; c < kWide; ++c) {
           const C distance[1] = {rest[c][i]};
-          const bool pair = row.here && there[c] && self != c;
-          const bool sound = pair && row.norm == row.norm && norm[c] == norm[c];
+          const bool pair = kPlain || (row.here && there[c] && self != c);
+          const bool sound = kPlain || (pair && row.norm == row.norm && norm[c] == norm[c]);
           const Label kind = label[c] == row.label ? Label::kGenuine : Label::kImpostor;
           const auto terms = F::template evaluate<Row>(params, distance, kind);
           // A row with NaN spoils its own value, not that of the others.
           const C value = sound ? terms.value : pair && row.norm != row.norm ? row.norm : C(0);
           sums[i] = sums[i] + value;
-          const bool weighs = sound && (is_finite(norm[c]) || !is_finite(row.norm));
+          const bool weighs = kPlain || (sound && (is_finite(norm[c]) || !is_finite(row.norm)));
           const C each = terms.slope[0] * (static_cast<C>(args.weight_share) * (own + other[c]));
           weight[c] = weighs ? each : C(0);
-          const bool near = kSquares && weighs && each != 0 &&
-                            math::needs_direct(distance[0], row.norm + norm[c], rule.threshold,
-                                               rule.smallest, rule.largest);
+          const C sum = row.norm + norm[c];
+          const bool close = kPlain ? !(distance[0] >= rule.threshold * sum)
+                                    : math::needs_direct(distance[0], sum, rule.threshold,
+                                                         rule.smallest, rule.largest);
+          const bool near = kSquares && weighs && each != 0 && close;
           direct |= static_cast<unsigned>(near) << (i * kWide + c);
           if (kCount && pair) {
             if (sound) {
@@ -166,7 +170,7 @@ struct PairSink {
             }
           }
         }
-        if (args.weights == nullptr || !row.here) continue;
+        if (args.weights == nullptr || !(kPlain || row.here)) continue;
         C* const to = line + i * (Layout::kRowStep * place.columns) + column;
         if constexpr (kWide == 2) {
           if (paired) {
@@ -196,10 +200,28 @@ struct PairSink {
     }
   }
 
+  // The same for all lanes of a warp.
+  SIAM_DEVICE bool is_plain(const TilePlace& place, int thread) const {
+    const int64_t shift = place.first_row + args.self - place.first_column;
+    bool odd = place.rows_here < kTileRows || place.columns_here < kTileColumns ||
+               (shift > -kTileRows && shift < kTileColumns);
+    SIAM_UNROLL
+    for (int k = 0; k < (kTileRows + kTileColumns) / 32; ++k) {
+      const int at = k * 32 + thread % 32;
+      const bool of_row = k < kTileRows / 32;
+      const int64_t index = of_row ? place.first_row + at : place.first_column + at - kTileRows;
+      if (index >= (of_row ? place.rows : place.columns)) continue;
+      const C norm = load<C>((of_row ? norms1 : norms2) + index);
+      odd = odd || !(norm >= rule.smallest && norm + norm <= rule.largest);
+    }
+    return __ballot_sync(kWarp, odd) == 0;
+  }
+
   // The words of the mask that are this tile's alone.
+  template <int kThreads>
   SIAM_DEVICE void clear_mask(const TilePlace& place, int thread) const {
     constexpr int kWords = kTileColumns / 32;
-    for (int at = thread; at < kTileRows * kWords; at += kTileThreads) {
+    for (int at = thread; at < kTileRows * kWords; at += kThreads) {
       const int64_t word = place.first_column / 32 + at % kWords;
       if (at / kWords < place.rows_here && word < args.mask_words) {
         store(0u, args.mask + (place.first_row + at / kWords) * args.mask_words + word);
@@ -214,7 +236,7 @@ struct PairSink {
     const int thread = thread_afresh();
     const int64_t tiles_across = (place.columns + kTileColumns - 1) / kTileColumns;
     const int64_t across = place.first_column / kTileColumns;
-    if (args.mask != nullptr) clear_mask(place, thread);
+    if (args.mask != nullptr) clear_mask<Layout::kThreads>(place, thread);
     C rest[Layout::kColumns][Layout::kRows], sums[Layout::kRows];
     SIAM_UNROLL
     for (int i = 0; i < Layout::kRows; ++i) {
@@ -223,11 +245,15 @@ struct PairSink {
       for (int j = 0; j < Layout::kColumns; ++j) rest[j][i] = d2[i][j];
     }
     Tally tally;
+    const bool plain = is_plain(place, thread);
     with_formula<Row>(args.formula, [&](auto formula, const auto& params) {
+      using F = decltype(formula);
       if (args.counts != nullptr) {
-        take_pairs<Layout, true, decltype(formula)>(place, thread, params, rest, sums, tally);
+        take_pairs<Layout, true, false, F>(place, thread, params, rest, sums, tally);
+      } else if (plain) {
+        take_pairs<Layout, false, true, F>(place, thread, params, rest, sums, tally);
       } else {
-        take_pairs<Layout, false, decltype(formula)>(place, thread, params, rest, sums, tally);
+        take_pairs<Layout, false, false, F>(place, thread, params, rest, sums, tally);
       }
     });
     SIAM_UNROLL
@@ -240,13 +266,17 @@ struct PairSink {
         total += __shfl_xor_sync(kWarp, total, offset);
       }
       if (thread % Layout::kRowLanes == 0 && row < place.rows_here) {
-        store(total, args.values + (place.first_row + row) * 2 * tiles_across + 2 * across +
-                         thread / 32 % 2);
+        double* const to = args.values + (place.first_row + row) * kTileParts * tiles_across +
+                           kTileParts * across + Layout::part(thread);
+        SIAM_UNROLL
+        for (int part = 0; part < kTileParts; part += Layout::kParts) {
+          store(part == 0 ? total : 0.0, to + part);
+        }
       }
     }
     if (args.counts == nullptr) return;
     const int64_t slot =
-        (place.first_row / kTileRows * tiles_across + across) * kTileWarps + thread / 32;
+        (place.first_row / kTileRows * tiles_across + across) * kTileSlots + thread / 32;
     SIAM_UNROLL
     for (int offset = 16; offset > 0; offset /= 2) {
       tally.active_collapsed += __shfl_xor_sync(kWarp, tally.active_collapsed, offset);
@@ -258,12 +288,17 @@ struct PairSink {
     const int counts[kPairCounts] = {
         tally.active_collapsed % kSecond, tally.active_collapsed / kSecond,
         tally.positives_negatives % kSecond, tally.positives_negatives / kSecond};
+    constexpr int kWarps = Layout::kThreads / 32;
     SIAM_UNROLL
-    for (int k = 0; k < kPairCounts; ++k) {
-      store(static_cast<int64_t>(counts[k]), args.counts + slot * kPairCounts + k);
+    for (int more = 0; more < kTileSlots; more += kWarps) {
+      SIAM_UNROLL
+      for (int k = 0; k < kPairCounts; ++k) {
+        store(more == 0 ? static_cast<int64_t>(counts[k]) : int64_t{0},
+              args.counts + (slot + more) * kPairCounts + k);
+      }
+      store(more == 0 ? tally.positive : 0.0, args.distances + 2 * (slot + more));
+      store(more == 0 ? tally.negative : 0.0, args.distances + 2 * (slot + more) + 1);
     }
-    store(tally.positive, args.distances + 2 * slot);
-    store(tally.negative, args.distances + 2 * slot + 1);
   }
 };
 

@@ -1,28 +1,29 @@
 // The CUDA tile engine: squared distances of all pairs of rows, a tile at a time, handed in
 // registers to a sink. Kernel text for nvcc and for the emulator.
 //
-// Parallelisation. A block of 128 threads takes tiles of 64 rows of x1 by 128 rows of x2
-// ("columns"), the grid strides over the tiles of the whole batch. Stages of 64 bytes of each row
-// come through shared memory, the next one while this one is multiplied; a thread adds up the
-// products of its 64 pairs, forms d2 = |x|^2 + |y|^2 - 2 x.y, computes directly what cancelled
-// (math/tiles.h), and gives all 64 to the sink with their rows and columns.
+// Parallelisation. A block of 128 threads, or of 256 on tensor cores, takes tiles of 64 rows of x1
+// by 128 rows of x2 ("columns"), the grid strides over the tiles of the whole batch. Stages of 64
+// bytes of each row come through shared memory, the next one while this one is multiplied; a thread
+// adds up the products of its 64 or 32 pairs, forms d2 = |x|^2 + |y|^2 - 2 x.y, computes directly
+// what cancelled (math/tiles.h), and gives them all to the sink with their rows and columns.
 //
 //   engine          fma32, D <= 128   fma32, D > 128   mma16       tf32x3      fma64
 //   for             float; 16-bit before sm_80         bf16, fp16  float on    double
 //                                                                  sm_80, sm_90
-//   pairs           64 x 128 of a block, 32 x 64 of a warp, in all of them
-//   per thread      8 x 8             8 x 8, twice     4 x 16      4 x 16      8 x 8
+//   pairs           64 x 128 of a block; of a warp 32 x 64, on tensor cores 32 x 32
+//   per thread      8 x 8             8 x 8, twice     4 x 8       4 x 8       8 x 8
 //   stages          2 of 12 KiB: 16 floats, 32 16-bit or 8 double elements of 192 rows
-//   registers       168               228              168         168         247
+//   registers       168               228              128         128         247
 //     (most, any architecture; without spills, see tests/gates)
-//   shared memory   30 KiB: stages, and 48 bytes a thread of what it must remember of its tile
-//   blocks an SM    3                 2                3           3           2
-//   warps an SM     12                8                12          12          8
+//   shared memory   stages, and 48 bytes a thread of what it must remember of its tile: 30 KiB, on
+//                   tensor cores 36
+//   blocks an SM    3                 2                2           2           2
+//   warps an SM     12                8                16          16          8
 //     (2 blocks everywhere on sm_75, for its 64 KiB of shared memory)
 //     (kAbsolute, for sums of |x - y|: FADD for FFMA, the numbers of fma32 with D > 128 or fma64)
 //   main loop       fma32, fma64: 256 FFMA (128 DFMA) and 16 loads of 16 bytes in 281 (152)
-//                   instructions; mma16: 32 HMMA, 64 FADD and 12 LDSM a stage; tf32x3: 48 HMMA, 128
-//                   FADD, 6 LDSM and the splitting of 24 operands, 4 instructions each, in 264
+//                   instructions; mma16: 16 HMMA, 32 FADD and 8 LDSM a stage; tf32x3: 24 HMMA, 64
+//                   FADD, 4 LDSM and the splitting of 16 operands, 4 instructions each
 //   bytes, a tile   (64 + 128) D sizeof(T) read, most of it from L2; what the sink writes
 //   FLOPs, a tile   2 x 64 x 128 D, three times that for tf32x3; 2 D more a pair that is direct
 //
@@ -177,46 +178,50 @@ SIAM_DEVICE TilePlace tile_place(const TileArgs& args, const TileLaunch& launch,
 
 // What a thread must remember of its tile lies in shared memory, each thread's own copy: in
 // registers it would take the place of sums.
-template <class T>
+template <class T, int kThreads>
 struct TileMemo {
-  Shared<int64_t> numbers;  // [4, kTileThreads] tile, batch, first row, first column
-  Shared<const T*> rows;    // [2, kTileThreads] the chunk it copies first, of x1 and of x2
+  Shared<int64_t> numbers;  // [4, kThreads] tile, batch, first row, first column
+  Shared<const T*> rows;    // [2, kThreads] the chunk it copies first, of x1 and of x2
 
   SIAM_DEVICE int64_t number(int which) const {
-    return load_shared<int64_t>(numbers, which * kTileThreads + thread_afresh());
+    return load_shared<int64_t>(numbers, which * kThreads + thread_afresh());
   }
 };
 
 // Where a thread's chunks are: the same chunk of every kRowsAtOnce-th row.
-constexpr int kRowsAtOnce = kTileThreads / kStageChunks;
-static_assert(kTileRows % kRowsAtOnce == 0 && kTileColumns % kRowsAtOnce == 0, "whole passes");
-static_assert(kRowsAtOnce % (2 * kStageChunks) == 0, "the permutation repeats");
+template <int kThreads>
+constexpr int rows_at_once() {
+  constexpr int kRows = kThreads / kStageChunks;
+  static_assert(kTileRows % kRows == 0 && kTileColumns % kRows == 0, "whole passes");
+  static_assert(kRows % (2 * kStageChunks) == 0, "the permutation repeats");
+  return kRows;
+}
 
-template <class T>
+template <class T, int kThreads>
 SIAM_DEVICE void remember_tile(const TileArgs& args, const TilePlace& place, int64_t tile,
-                               const TileMemo<T>& memo) {
+                               const TileMemo<T, kThreads>& memo) {
   constexpr int kElements = kChunkBytes / sizeof(T);
   const int thread = thread_afresh();
   const int first = thread % kStageChunks * kElements, row = thread / kStageChunks;
   store_shared(tile, memo.numbers, thread);
-  store_shared(place.batch, memo.numbers, kTileThreads + thread);
-  store_shared(place.first_row, memo.numbers, 2 * kTileThreads + thread);
-  store_shared(place.first_column, memo.numbers, 3 * kTileThreads + thread);
+  store_shared(place.batch, memo.numbers, kThreads + thread);
+  store_shared(place.first_row, memo.numbers, 2 * kThreads + thread);
+  store_shared(place.first_column, memo.numbers, 3 * kThreads + thread);
   store_shared(static_cast<const T*>(args.x1.data) + place.batch * args.x1.batch_step +
                    (place.first_row + row) * args.x1.row_step + first,
                memo.rows, thread);
   store_shared(static_cast<const T*>(args.x2.data) + place.batch * args.x2.batch_step +
                    (place.first_column + row) * args.x2.row_step + first,
-               memo.rows, kTileThreads + thread);
+               memo.rows, kThreads + thread);
 }
 
 // Rows outside the matrix and dimensions past D become zeros, which change no sum. A row that is
 // not there has an address, of which nothing is read. `edge`: rows of the tile that are there, and
 // columns in the upper half.
-template <class T>
-SIAM_DEVICE void copy_stage(const TileArgs& args, const TileMemo<T>& memo, int edge, int step,
-                            bool aligned, const Shared<unsigned char>& stage) {
-  constexpr int kElements = kChunkBytes / sizeof(T);
+template <class T, int kThreads>
+SIAM_DEVICE void copy_stage(const TileArgs& args, const TileMemo<T, kThreads>& memo, int edge,
+                            int step, bool aligned, const Shared<unsigned char>& stage) {
+  constexpr int kElements = kChunkBytes / sizeof(T), kRowsAtOnce = rows_at_once<kThreads>();
   const int thread = thread_afresh();
   const int chunk = thread % kStageChunks, row = thread / kStageChunks;
   const int rows_here = edge & 0xFFFF, columns_here = edge >> 16;
@@ -224,7 +229,7 @@ SIAM_DEVICE void copy_stage(const TileArgs& args, const TileMemo<T>& memo, int e
   const int64_t left = args.dim - first - chunk * kElements;
   const int valid = static_cast<int>(left < 0 ? 0 : left < kElements ? left : kElements);
   const T* const x1 = load_shared<const T*>(memo.rows, thread) + first;
-  const T* const x2 = load_shared<const T*>(memo.rows, kTileThreads + thread) + first;
+  const T* const x2 = load_shared<const T*>(memo.rows, kThreads + thread) + first;
   const int offset = stage_offset(row, chunk);
   if (aligned) {
     const auto bytes = [valid](bool here) { return here ? valid * int{sizeof(T)} : 0; };
@@ -256,6 +261,8 @@ SIAM_DEVICE void copy_stage(const TileArgs& args, const TileMemo<T>& memo, int e
 // FFMA and DFMA. Four rows of eight threads make a warp, 2 x 2 warps the block; a thread's rows and
 // columns are spread evenly, so that the threads of a warp read consecutive rows of a stage.
 struct FmaLayout {
+  static constexpr int kThreads = kTileThreads;
+  static constexpr int kParts = 2;  // warps that share a row
   static constexpr int kRows = 8, kColumns = 8;
   static constexpr int kRowLanes = 8;  // neighbouring lanes that share their rows
   static constexpr int kRowStep = 8;   // between a thread's rows
@@ -266,6 +273,7 @@ struct FmaLayout {
   SIAM_DEVICE static int column(int thread, int j) {
     return thread / 32 % 2 * 8 + thread % 8 + 16 * j;
   }
+  SIAM_DEVICE static int part(int thread) { return thread / 32 % kParts; }
 };
 
 // With kBlocks, chains end after math::kTileDepth dimensions and are added up in registers of their
@@ -343,17 +351,23 @@ struct FmaEngine {
   }
 };
 
-// Tensor cores. 2 x 2 warps, each 32 x 64 pairs: 2 x 8 instructions of 16 x 8.
+// Tensor cores. 2 x 4 warps, each 32 x 32 pairs: 2 x 4 instructions of 16 x 8. Half as many sums a
+// thread as FMA has leave registers for twice as many warps, which wait for each other's latencies.
 struct MmaLayout {
-  static constexpr int kRows = 4, kColumns = 16;
+  static constexpr int kThreads = 2 * kTileThreads;
+  static constexpr int kParts = 4;
+  static constexpr int kRows = 4, kColumns = 8;
   static constexpr int kRowLanes = 4;
   static constexpr int kRowStep = 8;
   static constexpr int kRun = 2;
+  SIAM_DEVICE static int part(int thread) { return thread / 32 % kParts; }
+  SIAM_DEVICE static int warp_row(int thread) { return thread / (32 * kParts) * 32; }
+  SIAM_DEVICE static int warp_column(int thread) { return part(thread) * 32; }
   SIAM_DEVICE static int row(int thread, int i) {
-    return thread / 64 * 32 + i / 2 * kMmaRows + mma_c_place(thread % 32, i % 2 * 2).row;
+    return warp_row(thread) + i / 2 * kMmaRows + mma_c_place(thread % 32, i % 2 * 2).row;
   }
   SIAM_DEVICE static int column(int thread, int j) {
-    return thread / 32 % 2 * 64 + j / 2 * kMmaColumns + mma_c_place(thread % 32, j % 2).column;
+    return warp_column(thread) + j / 2 * kMmaColumns + mma_c_place(thread % 32, j % 2).column;
   }
 };
 
@@ -362,13 +376,14 @@ struct MmaLayout {
 SIAM_DEVICE void load_a(const Shared<unsigned char>& stage, int thread, int first_chunk, int m,
                         uint32_t (&a)[4]) {
   const int matrix = thread % 32 / 8;
-  const int row = thread / 64 * 32 + matrix % 2 * 8 + thread % 8;
+  const int row = MmaLayout::warp_row(thread) + matrix % 2 * 8 + thread % 8;
   ldmatrix_x4(stage + later_row(stage_offset(row, first_chunk + matrix / 2), m * kMmaRows), a);
 }
 SIAM_DEVICE void load_b(const Shared<unsigned char>& stage, int thread, int first_chunk, int n,
                         uint32_t (&b)[2][2]) {
   const int matrix = thread % 32 / 8;
-  const int row = kTileRows + thread / 32 % 2 * 64 + matrix / 2 * kMmaColumns + thread % 8;
+  const int row =
+      kTileRows + MmaLayout::warp_column(thread) + matrix / 2 * kMmaColumns + thread % 8;
   uint32_t both[4];
   ldmatrix_x4(stage + later_row(stage_offset(row, first_chunk + matrix % 2), 2 * n * kMmaColumns),
               both);
@@ -418,7 +433,7 @@ struct Mma16Engine : MmaSums {
       for (int m = 0; m < 2; ++m) load_a(stage, thread, 2 * half, m, a[half][m]);
     }
     SIAM_UNROLL
-    for (int n = 0; n < 4; ++n) {
+    for (int n = 0; n < Layout::kColumns / 4; ++n) {
       uint32_t b[2][2][2];
       load_b(stage, thread, 0, n, b[0]);
       load_b(stage, thread, 2, n, b[1]);
@@ -462,7 +477,7 @@ struct Tf32x3Engine : MmaSums {
         for (int r = 0; r < 4; ++r) split(a[m][r], small_a[m][r]);
       }
       SIAM_UNROLL
-      for (int n = 0; n < 4; ++n) {
+      for (int n = 0; n < Layout::kColumns / 4; ++n) {
         uint32_t b[2][2], small_b[2][2];
         load_b(stage, thread, chunk, n, b);
         SIAM_UNROLL
@@ -602,13 +617,14 @@ SIAM_DEVICE void finish_pairs(const TileArgs& args, const TilePlace& place,
                               C (&d2)[Engine::Layout::kRows][Engine::Layout::kColumns]) {
   using Layout = typename Engine::Layout;
   constexpr int kRows = Layout::kRows, kColumns = Layout::kColumns;
-  static_assert(kRows * kColumns == 64, "four blocks of 4 x 4 pairs");
+  constexpr int kBlocks = kRows * kColumns / 16, kAcross = kColumns / 4;
+  static_assert(kBlocks == 2 || kBlocks == 4, "blocks of 4 x 4 pairs");
   const int thread = thread_afresh();
   const C* const norms1 =
       static_cast<const C*>(args.x1.norms) + place.batch * place.rows + place.first_row;
   const C* const norms2 =
       static_cast<const C*>(args.x2.norms) + place.batch * place.columns + place.first_column;
-  unsigned wanted[2] = {0, 0};  // 16 bits a block of 4 x 4
+  unsigned wanted[kBlocks / 2] = {};  // 16 bits a block of 4 x 4
   C norm1[kRows];
   SIAM_UNROLL
   for (int i = 0; i < kRows; ++i) {
@@ -631,36 +647,39 @@ SIAM_DEVICE void finish_pairs(const TileArgs& args, const TilePlace& place,
       wanted[block / 2] |= static_cast<unsigned>(direct) << (block % 2 * 16 + i % 4 * 4 + j % 4);
     }
   }
-  constexpr int kAcross = kColumns / 4;
   replace_direct<Engine, T, 0, 0>(args, place, wanted[0] & 0xFFFFu, thread, d2);
   replace_direct<Engine, T, 1 / kAcross * 4, 1 % kAcross * 4>(args, place, wanted[0] >> 16, thread,
                                                               d2);
-  replace_direct<Engine, T, 2 / kAcross * 4, 2 % kAcross * 4>(args, place, wanted[1] & 0xFFFFu,
-                                                              thread, d2);
-  replace_direct<Engine, T, 3 / kAcross * 4, 3 % kAcross * 4>(args, place, wanted[1] >> 16, thread,
-                                                              d2);
+  if constexpr (kBlocks == 4) {
+    replace_direct<Engine, T, 2 / kAcross * 4, 2 % kAcross * 4>(args, place, wanted[1] & 0xFFFFu,
+                                                                thread, d2);
+    replace_direct<Engine, T, 3 / kAcross * 4, 3 % kAcross * 4>(args, place, wanted[1] >> 16,
+                                                                thread, d2);
+  }
 }
 
 // --- the kernel ----------------------------------------------------------------------------------
 
 // Blocks an SM must hold, which bounds the registers: see the table above.
 template <TileEngine kEngine, class T, bool kLong>
-constexpr int kTileMinBlocks = kEngine == TileEngine::kFma64 || kEngine == TileEngine::kAbsolute ||
-                                       (kEngine == TileEngine::kFma32 && (kLong || sizeof(T) == 2))
-                                   ? 2
-                                   : 3;
+constexpr int kTileMinBlocks = kEngine == TileEngine::kFma32 && !kLong && sizeof(T) == 4 ? 3 : 2;
+template <TileEngine kEngine>
+constexpr int kEngineThreads =
+    kEngine == TileEngine::kMma16 || kEngine == TileEngine::kTf32x3 ? MmaLayout::kThreads
+                                                                    : FmaLayout::kThreads;
 
 template <TileEngine kEngine, class T, bool kLong, class Sink>
-SIAM_KERNEL(kTileThreads, (kTileMinBlocks<kEngine, T, kLong>))
+SIAM_KERNEL(kEngineThreads<kEngine>, (kTileMinBlocks<kEngine, T, kLong>))
 void tile_kernel(const TileArgs args, const DirectRule<typename math::Storage<T>::Compute> rule,
                  const bool aligned, const TileLaunch launch, const Sink sink) {
   if constexpr (kEngineCompiled<kEngine, T>) {
     using Engine = typename EngineOf<kEngine, T, kLong>::type;
     constexpr int kDimsOfStage = kStageRowBytes / sizeof(T);
     SIAM_SHARED(unsigned char, stages, kStages* kStageBytes);
-    SIAM_SHARED(int64_t, number_memo, 4 * kTileThreads);
-    SIAM_SHARED(const T*, row_memo, 2 * kTileThreads);
-    const TileMemo<T> memo{number_memo, row_memo};
+    constexpr int kThreads = kEngineThreads<kEngine>;
+    SIAM_SHARED(int64_t, number_memo, 4 * kThreads);
+    SIAM_SHARED(const T*, row_memo, 2 * kThreads);
+    const TileMemo<T, kThreads> memo{number_memo, row_memo};
     const int steps =  // a row of 2^31 stages has 128 GiB
         static_cast<int>(args.dim / kDimsOfStage + (args.dim % kDimsOfStage != 0));
     SIAM_NO_UNROLL
@@ -675,7 +694,7 @@ void tile_kernel(const TileArgs args, const DirectRule<typename math::Storage<T>
       engine.begin();
       const int thread = thread_afresh();
       __syncthreads();  // the last tile's stages are no longer read
-      if (steps > 0) copy_stage<T>(args, memo, edge, 0, aligned, stages + 0);
+      if (steps > 0) copy_stage(args, memo, edge, 0, aligned, stages + 0);
       cp_async_commit();
       SIAM_NO_UNROLL
       for (int step = 0; step < steps; ++step) {
@@ -684,7 +703,7 @@ void tile_kernel(const TileArgs args, const DirectRule<typename math::Storage<T>
         cp_async_wait<0>();
         __syncthreads();
         if (step + 1 < steps) {
-          copy_stage<T>(args, memo, edge, step + 1, aligned, stages + (kStageBytes - now));
+          copy_stage(args, memo, edge, step + 1, aligned, stages + (kStageBytes - now));
         }
         cp_async_commit();
         engine.step(step, thread, stages + now);
@@ -767,7 +786,7 @@ void launch_tile_kernel(const TileArgs& args, const Sink& sink, const TileLaunch
   using C = typename math::Storage<T>::Compute;
   const DirectRule<C> rule = direct_rule<C>(kEngine, args.dim);
   const bool aligned = tile_chunks_aligned(args, sizeof(T));
-  const Dim3 grid(launch.grid), block(kTileThreads);
+  const Dim3 grid(launch.grid), block(kEngineThreads<kEngine>);
   if constexpr (kEngine == TileEngine::kFma32) {
     if (args.dim > math::kTileDepth) {
       SIAM_LAUNCH((tile_kernel<kEngine, T, true, Sink>), grid, block, 0, stream, args, rule,

@@ -759,6 +759,7 @@ struct AnchorRow {
       const C s = shared.key[k];
       store(load<C>(weights + c) + upstream * s, weights + c);
     }
+    __syncwarp();  // the barriers to come want whole warps
     return true;
   }
 

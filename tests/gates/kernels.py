@@ -81,11 +81,9 @@ class Kernel:
         if self.family == "total_kernel":
             return 4  # one of 512 threads
         if self.family == "tile_kernel":
-            halves = self.storage in ("Half", "BFloat16")
-            few = self.engine in ("kFma64", "kAbsolute") or (
-                self.engine == "kFma32" and (self.long or halves)
-            )
-            return 2 if few else 3
+            if self.engine in ("kMma16", "kTf32x3"):
+                return 4  # 2 of 256 threads
+            return 3 if self.engine == "kFma32" and self.storage == "float" and not self.long else 2
         if self.family != "rows_kernel":
             return 1
         return 3 if self.row == "TripletSwap" or (self.inputs == 3 and self.gradient) else 4
@@ -338,8 +336,8 @@ def _aligned(kernel: Kernel, code: Sequence[Instruction]) -> list[str]:
 PRODUCTS = {
     "kFma32": ("FFMA", 256),
     "kFma64": ("DFMA", 128),
-    "kMma16": ("HMMA", 32),
-    "kTf32x3": ("HMMA", 48),
+    "kMma16": ("HMMA", 16),
+    "kTf32x3": ("HMMA", 24),
 }
 #: Of sums of |x - y|: a difference and an addition for each product.
 ABSOLUTE = {"float": ("FADD", 512), "double": ("DADD", 256)}

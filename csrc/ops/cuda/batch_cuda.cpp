@@ -231,13 +231,13 @@ void run_side(const char* name, const cuda::PairFormula& formula, double share, 
     memory.scratch(side.gradient, "gradient");
   }
   if (side.values.defined()) {
-    values = at::empty({height * 2 * across}, compute.dtype(at::kDouble));
+    values = at::empty({height * cuda::kTileParts * across}, compute.dtype(at::kDouble));
     memory.scratch(values, "values");
     memory.scratch(side.values, "sums of values");
   }
   if (side.counts.defined()) {
-    counts = at::empty({tiles * cuda::kTileWarps * cuda::kPairCounts}, compute.dtype(at::kLong));
-    distances = at::empty({tiles * cuda::kTileWarps * 2}, compute.dtype(at::kDouble));
+    counts = at::empty({tiles * cuda::kTileSlots * cuda::kPairCounts}, compute.dtype(at::kLong));
+    distances = at::empty({tiles * cuda::kTileSlots * 2}, compute.dtype(at::kDouble));
     memory.scratch(counts, "counts");
     memory.scratch(distances, "distances");
   }
@@ -280,12 +280,12 @@ void run_side(const char* name, const cuda::PairFormula& formula, double share, 
       cuda::launch_pairs(tile_args, args, dtype, device, stream);
       check_launch(name);
       if (values.defined()) {
-        cuda::launch_values({values.const_data_ptr<double>(), h, 2 * w_across, share, j > 0,
-                             side.values.mutable_data_ptr<double>() + i},
+        cuda::launch_values({values.const_data_ptr<double>(), h, cuda::kTileParts * w_across, share,
+                             j > 0, side.values.mutable_data_ptr<double>() + i},
                             device, stream);
       }
       if (counts.defined()) {
-        const int64_t slots = pieces(h, cuda::kTileRows) * w_across * cuda::kTileWarps;
+        const int64_t slots = pieces(h, cuda::kTileRows) * w_across * cuda::kTileSlots;
         side.counts.add_(
             counts.narrow(0, 0, slots * cuda::kPairCounts).view({slots, cuda::kPairCounts}).sum(0));
         side.distances.add_(distances.narrow(0, 0, slots * 2).view({slots, 2}).sum(0));

@@ -7,12 +7,13 @@
 //                    product_tensor_kernel                 near_kernel
 //   a block has      64 rows x 128 dimensions of one       4 tiles of 64 x 128 pairs
 //                    split of the sum
-//   of a warp        32 rows x 64 dimensions               1 tile
-//   per thread       2 x 8 instructions of 16 x 8          64 pairs
+//   threads          256                                   128
+//   of a warp        32 rows x 32 dimensions               1 tile
+//   per thread       2 x 4 instructions of 16 x 8          64 pairs
 //   stages           3 of 16 terms                         -
-//   registers        168                                   32
-//   shared memory    42 KiB (16 bits: 28)                  -
-//   blocks an SM     3                                     8
+//   registers        128                                   46
+//   shared memory    43 KiB (16 bits: 30)                  -
+//   blocks an SM     2                                     8
 //   bytes            weights once per 128 dimensions, y    the mask, 1 bit a pair
 //                    once per 64 rows, partial sums once
 //   FLOPs            6 a term and dimension, 4 with        -
@@ -54,6 +55,7 @@ void near_kernel(const NearArgs args) {
 }
 
 constexpr int kTensorDepth = kProductUnit, kTensorStages = 3, kTensorDims = product_dims(false);
+constexpr int kTensorThreads = 256;
 
 // Weights lie row by row, or term by term where the panel is transposed: as they come. Steps are
 // such that the words of an operand are in different banks.
@@ -87,9 +89,9 @@ struct TensorProduct {
     int64_t line, column;
     int64_t left;
   };
-  static constexpr int kQuads = kProductRows * kTensorDepth / kFour / kTileThreads;
+  static constexpr int kQuads = kProductRows * kTensorDepth / kFour / kTensorThreads;
   SIAM_DEVICE Quad quad(int u, int64_t first) const {
-    const int q = static_cast<int>(threadIdx.x) + u * kTileThreads;
+    const int q = static_cast<int>(threadIdx.x) + u * kTensorThreads;
     Quad found;
     found.term = kTransposed ? q / (kProductRows / kFour) : q % (kTensorDepth / kFour) * kFour;
     found.row = kTransposed ? q % (kProductRows / kFour) * kFour : q / (kTensorDepth / kFour);
@@ -128,8 +130,8 @@ struct TensorProduct {
     const int rows = args.x.rows - place.row < kProductRows
                          ? static_cast<int>(args.x.rows - place.row)
                          : kProductRows;
-    constexpr int kRowsApart = kTransposed ? 0 : kTileThreads / (kTensorDepth / kFour);
-    constexpr int kTermsApart = kTransposed ? kTileThreads / (kProductRows / kFour) : 0;
+    constexpr int kRowsApart = kTransposed ? 0 : kTensorThreads / (kTensorDepth / kFour);
+    constexpr int kTermsApart = kTransposed ? kTensorThreads / (kProductRows / kFour) : 0;
     SIAM_UNROLL
     for (int u = 0; u < kQuads; ++u) {
       const int row = (kTransposed ? thread % (kProductRows / kFour) * kFour
@@ -153,10 +155,10 @@ struct TensorProduct {
     }
     const int dim = thread % kAcross * kElements, first_term = thread / kAcross;
     SIAM_UNROLL
-    for (int u = 0; u < kTensorDepth * kAcross / kTileThreads; ++u) {
-      const int term = first_term + u * (kTileThreads / kAcross);
+    for (int u = 0; u < kTensorDepth * kAcross / kTensorThreads; ++u) {
+      const int term = first_term + u * (kTensorThreads / kAcross);
       const int left = term < terms && dim < dims ? dims - dim : 0;
-      const T* const line = from.values + u * (kTileThreads / kAcross) * args.y.row_step;
+      const T* const line = from.values + u * (kTensorThreads / kAcross) * args.y.row_step;
       const int at = term * kTensorValueStep + dim;
       if (aligned.rows && (left == 0 || left >= kElements)) {
         cp_async_16(values + at, line, left > 0 ? kChunkBytes : 0);
@@ -209,7 +211,7 @@ struct TensorProduct {
     SIAM_NO_UNROLL
     for (int term = 0; term < kTensorDepth && bad >> term != 0; ++term) {
       if ((bad >> term & 1u) == 0) continue;
-      for (int d = static_cast<int>(threadIdx.x); d < kTensorDims; d += kTileThreads) {
+      for (int d = static_cast<int>(threadIdx.x); d < kTensorDims; d += kTensorThreads) {
         store_shared(T{}, values, term * kTensorValueStep + d);
       }
     }
@@ -217,20 +219,23 @@ struct TensorProduct {
 
   // --- sums --------------------------------------------------------------------------------------
 
-  float total[2][8][4];
+  static constexpr int kWarpDims = 32, kRuns = kWarpDims / kMmaColumns;
+  float total[2][kRuns][4];
 
+  SIAM_DEVICE static int warp_row(int thread) { return thread / 128 * 32; }
+  SIAM_DEVICE static int warp_dim(int thread) { return thread / 32 % 4 * kWarpDims; }
   SIAM_DEVICE static int row(int thread, int i) {
-    return thread / 64 * 32 + i / 2 * kMmaRows + mma_c_place(thread % 32, i % 2 * 2).row;
+    return warp_row(thread) + i / 2 * kMmaRows + mma_c_place(thread % 32, i % 2 * 2).row;
   }
   SIAM_DEVICE static int dim(int thread, int n) {
-    return thread / 32 % 2 * 64 + n * kMmaColumns + mma_c_place(thread % 32, 0).column;
+    return warp_dim(thread) + n * kMmaColumns + mma_c_place(thread % 32, 0).column;
   }
 
   SIAM_DEVICE void begin() {
     SIAM_UNROLL
     for (int m = 0; m < 2; ++m) {
       SIAM_UNROLL
-      for (int n = 0; n < 8; ++n) {
+      for (int n = 0; n < kRuns; ++n) {
         SIAM_UNROLL
         for (int r = 0; r < 4; ++r) total[m][n][r] = 0;
       }
@@ -241,7 +246,7 @@ struct TensorProduct {
   // tensor core would not do it.
   SIAM_DEVICE void add_terms(int first, const Shared<float>& weights, const Shared<T>& values,
                              int thread) {
-    const int lane = thread % 32, first_row = thread / 64 * 32, first_dim = thread / 32 % 2 * 64;
+    const int lane = thread % 32, first_row = warp_row(thread), first_dim = warp_dim(thread);
     uint32_t a[2][4], small_a[2][4];
     SIAM_UNROLL
     for (int m = 0; m < 2; ++m) {
@@ -255,7 +260,7 @@ struct TensorProduct {
       }
     }
     SIAM_UNROLL
-    for (int n = 0; n < 8; ++n) {
+    for (int n = 0; n < kRuns; ++n) {
       if (first_dim + n * kMmaColumns >= dims) continue;
       uint32_t b[2], small_b[2];
       SIAM_UNROLL
@@ -280,14 +285,15 @@ struct TensorProduct {
 };
 
 template <class T, bool kTransposed>
-SIAM_KERNEL(kTileThreads, 3)
+SIAM_KERNEL(kTensorThreads, 2)
 void product_tensor_kernel(const ProductArgs args, const ProductLaunch launch,
                            const ProductAligned aligned) {
   if constexpr (kTensorCores) {
     using Weights = TensorWeights<kTransposed>;
     SIAM_SHARED(float, weights, kTensorStages* Weights::kOfStage);
     SIAM_SHARED(T, values, kTensorStages * kTensorValues);
-    SIAM_SHARED(double, halves, kProductRows);
+    constexpr int kSumParts = kTensorThreads / kProductRows, kSumTerms = kTensorDepth / kSumParts;
+    SIAM_SHARED(double, parts, kTensorThreads);
     const int thread = static_cast<int>(threadIdx.x);
     SIAM_NO_UNROLL
     for (int64_t tile = blockIdx.x; tile < launch.tiles; tile += gridDim.x) {
@@ -296,7 +302,7 @@ void product_tensor_kernel(const ProductArgs args, const ProductLaunch launch,
           args.dim - place.dim < kTensorDims ? static_cast<int>(args.dim - place.dim) : kTensorDims;
       TensorProduct<T, kTransposed> product{args, place, aligned, dims, {}};
       product.begin();
-      double weight_sum = 0;  // of row thread mod 64, half of the terms of every stage
+      double weight_sum = 0;  // of row thread mod 64, a quarter of the terms of every stage
       const int terms = static_cast<int>(place.end - place.begin);
       const int steps = (terms + kTensorDepth - 1) / kTensorDepth;
       auto from = product.source();
@@ -340,11 +346,11 @@ void product_tensor_kernel(const ProductArgs args, const ProductLaunch launch,
         if (place.dim == 0) {
           float sum = 0;
           SIAM_UNROLL
-          for (int k = 0; k < kTensorDepth / 2; ++k) {
-            sum = sum + load_shared<float>(stage_weights,
-                                           thread % kProductRows * Weights::kRowStep +
-                                               (thread / kProductRows * (kTensorDepth / 2) + k) *
-                                                   Weights::kTermStep);
+          for (int k = 0; k < kSumTerms; ++k) {
+            const int term = thread / kProductRows * kSumTerms + k;
+            sum =
+                sum + load_shared<float>(stage_weights, thread % kProductRows * Weights::kRowStep +
+                                                            term * Weights::kTermStep);
           }
           weight_sum += sum;
         }
@@ -353,12 +359,17 @@ void product_tensor_kernel(const ProductArgs args, const ProductLaunch launch,
       cp_async_wait<0>();
       const int64_t line = (place.batch * launch.splits + place.split) * args.x.rows;
       if (place.dim == 0) {
-        if (thread >= kProductRows) halves[thread - kProductRows] = weight_sum;
+        parts[thread] = weight_sum;
         __syncthreads();
         const int64_t r = place.row + thread;
         if (thread < kProductRows && r < args.x.rows) {
-          const double other = halves[thread];
-          store(weight_sum + other, args.sums + line + r);
+          double sum = 0;
+          SIAM_UNROLL
+          for (int part = 0; part < kSumParts; ++part) {
+            const double more = parts[part * kProductRows + thread];
+            sum += more;
+          }
+          store(sum, args.sums + line + r);
         }
       }
       SIAM_UNROLL
@@ -366,7 +377,7 @@ void product_tensor_kernel(const ProductArgs args, const ProductLaunch launch,
         const int64_t r = place.row + product.row(thread, i);
         if (r >= args.x.rows) continue;
         SIAM_UNROLL
-        for (int n = 0; n < 8; ++n) {
+        for (int n = 0; n < product.kRuns; ++n) {
           const int d = product.dim(thread, n);
           float* const to = static_cast<float*>(args.partials) + (line + r) * args.dim + place.dim;
           const float one = product.total[i / 2][n][i % 2 * 2];
@@ -386,7 +397,7 @@ void product_tensor_kernel(const ProductArgs args, const ProductLaunch launch,
 template <class T>
 void launch_product_tensor(const ProductArgs& args, const ProductLaunch& launch,
                            const ProductAligned& aligned, Stream stream) {
-  const Dim3 grid(launch.grid), block(kTileThreads);
+  const Dim3 grid(launch.grid), block(kTensorThreads);
   if (args.transposed) {
     SIAM_LAUNCH((product_tensor_kernel<T, true>), grid, block, 0, stream, args, launch, aligned);
   } else {

@@ -77,7 +77,7 @@ class Kernel:
         if self.family == "product_kernel":
             return 2
         if self.family == "product_tensor_kernel":
-            return 3
+            return 4  # 2 of 256 threads
         if self.family == "total_kernel":
             return 4  # one of 512 threads
         if self.family == "tile_kernel":

@@ -330,6 +330,34 @@ def test_promise_2_nan_in_ref_is_nobodys_partner(case, level):
     assert not gradients[1][4].any()
 
 
+@pytest.mark.parametrize("refs", [None, 70])
+@pytest.mark.parametrize("columns", [36, 130])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("case", ONE_EACH, ids=lambda c: c.name)
+def test_rows_that_a_product_must_mend(case, dtype, columns, refs, level):
+    """Twins, whose gradients are direct, and rows with NaN or inf, among 140 of two blocks."""
+    x, y = case.make(140, columns, dtype, refs, classes=9)
+    for t, label in zip(x, y, strict=True):
+        t.data[66:70] = t.data[1:5]
+        t.data[65] = t.data[64] * (1 + 2.0**-7)
+        label[64:70] = label[:6] + 1000
+        t.data[9, 3], t.data[67, 2] = float("nan"), float("-inf")
+    loss = case.call(case.function, x, y, reduction="none")
+    others = torch.ones(140, dtype=torch.bool)
+    others[[9, 67]] = False
+    found = torch.autograd.grad(loss[others].sum(), x)
+    wide = [t.detach().double().requires_grad_() for t in x]
+    exact = case.call(case.function, wide, y, reduction="none")
+    wanted = torch.autograd.grad(exact[others].sum(), wide)
+    tolerance = 1e-4 if dtype == torch.float32 else 2e-2
+    for got, want in zip(found, wanted, strict=True):
+        kept = torch.ones(len(got), dtype=torch.bool)
+        kept[[9, 67]] = False
+        assert got[kept].isfinite().all()
+        error = (got[kept].double() - want[kept]).abs().max()
+        assert error <= tolerance * want[kept].abs().max()
+
+
 @pytest.mark.parametrize("case", ONE_EACH, ids=lambda c: c.name)
 def test_promise_2_infinite_rows(case, level):
     x = torch.randn(6, 4)

@@ -76,19 +76,23 @@ class Kernel:
             return 4
         if self.family == "product_kernel":
             return 2
-        if self.family == "product_tensor_kernel":
-            return 4  # 2 of 256 threads
         if self.family == "total_kernel":
             return 4  # one of 512 threads
+        if self.tensor_cores:
+            return 4  # 2 of 256 threads
         if self.family == "tile_kernel":
-            if self.engine in ("kMma16", "kTf32x3"):
-                return 4  # 2 of 256 threads
             return 3 if self.engine == "kFma32" and self.storage == "float" and not self.long else 2
         if self.family != "rows_kernel":
             return 1
         return 3 if self.row == "TripletSwap" or (self.inputs == 3 and self.gradient) else 4
 
+    @property
+    def tensor_cores(self) -> bool:
+        return self.engine in ("kMma16", "kTf32x3") or self.family == "product_tensor_kernel"
+
     def __str__(self) -> str:
+        if self.family == "product_tensor_kernel":
+            return f"{self.family}<{self.storage}, {self.engine == 'signs'}>"
         if self.family == "tile_kernel":
             return f"{self.family}<{self.engine}, {self.storage}, {self.long}>"
         if self.family == "anchor_kernel":
@@ -266,7 +270,7 @@ def code_complaints(arch: str, kernel: Kernel, code: Sequence[Instruction]) -> l
         found.append(f"{sass.count(code, *sass.LOCAL)} accesses of local memory")
     if kernel.family == "rows_kernel":
         found += _aligned(kernel, code) if kernel.aligned else _unaligned(code)
-    if kernel.family == "tile_kernel":
+    if kernel.family in ("tile_kernel", "product_tensor_kernel"):
         found += _tile(arch, kernel, code)
     if kernel.family == "product_kernel" and kernel.engine != "signs":
         found += _product(kernel, code)
@@ -345,19 +349,29 @@ ABSOLUTE = {"float": ("FADD", 512), "double": ("DADD", 256)}
 WEIGHTED = {"float": ("FFMA", 256), "double": ("DFMA", 128)}
 MIN_SHARE = {"float": 0.85, "double": 0.8, "Half": 0.7, "BFloat16": 0.6}  # 16 bits are widened
 MMA_CYCLES = 8  # of sm_80's tensor cores, for m16n8k16 and for m16n8k8 in TF32
-STAGE_COPIES = 6  # chunks a thread copies for a stage
+#: Eight terms of a product with weights on tensor cores.
+TENSOR_WEIGHTED = {"float": ("HMMA", 24), "Half": ("HMMA", 16), "BFloat16": ("HMMA", 16)}
 WIDENED = "BFloat16", "Half"
 
 
 def has_body(arch: str, kernel: Kernel) -> bool:
     """Whether the architecture needs the kernel: see kEngineCompiled in tiles.cuh."""
     tensor_cores = int(re.sub(r"\D", "", arch)) >= 80
-    if kernel.engine in ("kMma16", "kTf32x3"):
+    if kernel.tensor_cores:
         return tensor_cores
     return kernel.storage not in WIDENED or not tensor_cores
 
 
+def copies_of(kernel: Kernel) -> int:
+    """Chunks of 16 bytes that a thread copies for a stage."""
+    if kernel.family == "product_tensor_kernel":
+        return 3 if kernel.storage == "float" else 2
+    return 3 if kernel.tensor_cores else 6
+
+
 def products_of(kernel: Kernel) -> tuple[str, int]:
+    if kernel.family == "product_tensor_kernel":
+        return TENSOR_WEIGHTED[kernel.storage]
     if kernel.family == "product_kernel":
         return WEIGHTED.get(kernel.storage, WEIGHTED["float"])  # 16 bits are widened on the way in
     return ABSOLUTE[kernel.storage] if kernel.engine == "kAbsolute" else PRODUCTS[kernel.engine]
@@ -390,21 +404,21 @@ def _tile(arch: str, kernel: Kernel, code: Sequence[Instruction]) -> list[str]:
     loop = find_products(kernel, sass.loops(code))
     if loop is None:
         return [f"no loop of {wanted} {name}"]
-    found = []
+    found, wanted_copies = [], copies_of(kernel)
     if int(re.sub(r"\D", "", arch)) >= 80:
-        # The first stage is copied before the loop over stages, the others in it.
-        if sass.count(code, "LDGSTS", width=ACCESS) != 2 * STAGE_COPIES:
-            copies = sass.count(code, "LDGSTS", width=ACCESS)
-            found.append(f"{copies} asynchronous copies of 16 bytes, not {2 * STAGE_COPIES}")
+        # The first stages are copied before the loop over stages, the others in it.
+        copies = sass.count(code, "LDGSTS", width=ACCESS)
+        if copies != 2 * wanted_copies:
+            found.append(f"{copies} asynchronous copies of 16 bytes, not {2 * wanted_copies}")
         if sass.narrower(code, "LDGSTS", ACCESS):
             found.append("asynchronous copies below 16 bytes")
-    elif sass.count(code, "LD", "LDG", width=ACCESS) < 2 * STAGE_COPIES:
-        found.append(f"fewer than {2 * STAGE_COPIES} loads of 16 bytes")
+    elif sass.count(code, "LD", "LDG", width=ACCESS) < 2 * wanted_copies:
+        found.append(f"fewer than {2 * wanted_copies} loads of 16 bytes")
     issued = [i for i in loop.own if i.name != "NOP"]
     if name == "HMMA":
         if wanted * MMA_CYCLES < len(issued):
             found.append(f"{len(issued)} instructions for {wanted} {name} leave tensor cores idle")
-        fragments = 12 if kernel.engine == "kMma16" else 6
+        fragments = {"kMma16": 8, "kTf32x3": 4}.get(kernel.engine, 0)
         if sass.count(loop.own, "LDSM") != fragments:
             found.append(f"{sass.count(loop.own, 'LDSM')} LDSM, not {fragments}")
         return found

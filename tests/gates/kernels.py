@@ -110,7 +110,9 @@ _STORAGE = re.compile(r"(4HalfE|8BFloat16E|E+f|E+d|sf|sd)(?:Lb[01]ELb[01]E)?EEv"
 #: TileEngine of math/tiles.h, in its order.
 ENGINES = ("kFma32", "kFma64", "kMma16", "kTf32x3", "kAbsolute")
 _TILE = re.compile(r"tile_kernelILNS_4math10TileEngineE(\d)E(NS\d?_\d+\w+?E|f|d)Lb([01])E")
-_PRODUCT = re.compile(r"(?:product|gradient|picks)_kernelI(NS_4math\d+\w+?E|f|d)(?:Lb([01])E)?E")
+_PRODUCT = re.compile(
+    r"(?:product|product_tensor|gradient|picks)_kernelI(NS_4math\d+\w+?E|f|d)(?:Lb([01])E)?E"
+)
 #: AnchorKind of cuda/triplets.cuh, in its order.
 ANCHORS = ("kPick", "kHinge", "kSoft", "kSemihard")
 _ANCHOR = re.compile(r"anchor_kernelI(f|d)LNS\d?_\d+AnchorKindE(\d)E")
@@ -348,6 +350,7 @@ ABSOLUTE = {"float": ("FADD", 512), "double": ("DADD", 256)}
 #: Four terms of a product with weights, 8 x 8 outputs a thread, or 8 x 4 in double.
 WEIGHTED = {"float": ("FFMA", 256), "double": ("DFMA", 128)}
 MIN_SHARE = {"float": 0.85, "double": 0.8, "Half": 0.7, "BFloat16": 0.6}  # 16 bits are widened
+MMA_BUSY = {"kMma16": 0.75}  # at least, of the time that issue takes; others always
 MMA_CYCLES = 8  # of sm_80's tensor cores, for m16n8k16 and for m16n8k8 in TF32
 #: Eight terms of a product with weights on tensor cores.
 TENSOR_WEIGHTED = {"float": ("HMMA", 24), "Half": ("HMMA", 16), "BFloat16": ("HMMA", 16)}
@@ -416,7 +419,7 @@ def _tile(arch: str, kernel: Kernel, code: Sequence[Instruction]) -> list[str]:
         found.append(f"fewer than {2 * wanted_copies} loads of 16 bytes")
     issued = [i for i in loop.own if i.name != "NOP"]
     if name == "HMMA":
-        if wanted * MMA_CYCLES < len(issued):
+        if wanted * MMA_CYCLES < MMA_BUSY.get(kernel.engine, 1.0) * len(issued):
             found.append(f"{len(issued)} instructions for {wanted} {name} leave tensor cores idle")
         fragments = {"kMma16": 8, "kTf32x3": 4}.get(kernel.engine, 0)
         if sass.count(loop.own, "LDSM") != fragments:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ import torch
 
 import siamcuda
 from bench import __main__ as command
-from bench import engine, harness, limits, paired, plot, results, table
+from bench import breakdown, engine, harness, limits, paired, plot, results, table
 from bench.results import BenchError
 
 ROOT = results.ROOT
@@ -359,3 +360,39 @@ def test_no_gpu_is_said(capsys: pytest.CaptureFixture[str]) -> None:
         pytest.skip("a GPU is here")
     assert command.main(["--device", "cuda"]) == 2
     assert "torch finds no GPU" in capsys.readouterr().err
+
+
+# --- where a GPU's time goes ----------------------------------------------------------------------
+
+
+def test_breakdown_without_a_gpu(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert breakdown.main([]) == 2
+    assert "finds no GPU" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", breakdown.LOSSES)
+def test_breakdown_takes_steps(name: str) -> None:
+    step = breakdown.step_of(name, 16, 4, torch.float32)
+    assert torch.equal(step(), step())
+
+
+def test_breakdown_adds_kernels_up(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpu, gpu = torch.autograd.DeviceType.CPU, torch.autograd.DeviceType.CUDA
+    events = [
+        SimpleNamespace(device_type=gpu, name="a", device_time=2.0),
+        SimpleNamespace(device_type=cpu, name="launch", device_time=0.0),
+        SimpleNamespace(device_type=gpu, name="b", device_time=5.0),
+        SimpleNamespace(device_type=gpu, name="a", device_time=4.0),
+    ]
+    found = breakdown.add_up(events)
+    assert found == [(6.0, 2, "a"), (5.0, 1, "b")]
+    monkeypatch.setattr(breakdown, "microseconds", lambda step, rounds: 7.0)
+    monkeypatch.setattr(breakdown, "captured", lambda step: step)
+    monkeypatch.setattr(breakdown, "kernels", lambda step: found)
+    breakdown.report("title", lambda: None, 3)
+    assert capsys.readouterr().out.splitlines() == [
+        "title: 7 us, as a graph 7 us", "        6.0 us   2 x a", "        5.0 us   1 x b",
+    ]  # fmt: skip

@@ -488,7 +488,7 @@ SIAM_TEST(places_of_tiles_are_64_bit) {
 template <class Layout>
 void check_every_pair_has_one_owner() {
   std::vector<int> owners(kTileRows * kTileColumns, 0);
-  for (int thread = 0; thread < kTileThreads; ++thread) {
+  for (int thread = 0; thread < Layout::kThreads; ++thread) {
     for (int i = 0; i < Layout::kRows; ++i) {
       SIAM_EQUAL(Layout::row(thread, i), Layout::row(thread, 0) + i * Layout::kRowStep);
       for (int j = 0; j < Layout::kColumns; ++j) {
@@ -588,8 +588,9 @@ void check_bound(const Rows<T>& x, const Rows<T>& y, const std::string& name) {
     const C none = -std::numeric_limits<C>::infinity();
     const DirectRule<C> rule{none, none, -none};
     const StoreSink<C> sink{out.data(), false};
-    SIAM_LAUNCH((tile_kernel<kEngine, T, kLong, StoreSink<C>>), Dim3(1), Dim3(kTileThreads), 0, 0,
-                args, rule, false, tile_launch(1, x.count, y.count, 1), sink);
+    SIAM_LAUNCH((tile_kernel<kEngine, T, kLong, StoreSink<C>>), Dim3(1),
+                Dim3(kEngineThreads<kEngine>), 0, 0, args, rule, false,
+                tile_launch(1, x.count, y.count, 1), sink);
   }
   const std::vector<T> origin(static_cast<size_t>(x.dim) + 1, T{});
   const double eps = math::tile_error_bound(kEngine, x.dim);

@@ -430,6 +430,8 @@ def measure(
     task = case.make()
     expected = exact(task)
     release()
+    if device == "cuda":
+        gc.freeze()  # what is imported by now need not be looked at before every capture
     sound = check(task, expected)
     memory = {id(peer): extra_memory(peer) for peer in sound}
     timings = _contest(sound, effort)
@@ -600,6 +602,8 @@ def run_cases(
             said = str(error) if isinstance(error, BenchError) else repr(error)
             progress(f"{head}: FAILED: {said}")
             rows = []
+        finally:
+            gc.unfreeze()
         if not rows:
             torch.compiler.reset()
             if not healthy():

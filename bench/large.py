@@ -106,7 +106,7 @@ def measure_on_gpu(
             torch.cuda.synchronize()
             seconds.append(time.perf_counter() - start)
             peaks.append((torch.cuda.max_memory_allocated() - before) / 2**20)
-            value = float(loss)
+            value = loss.item()
             del loss
         assert x.grad is not None
         if not (math.isfinite(value) and bool(x.grad.isfinite().all())):

@@ -43,6 +43,13 @@ def place(tensor: Tensor) -> Tensor:
     return tensor.to(device)
 
 
+def own_leaf(leaf: Tensor) -> Tensor:
+    """The leaf for one peer. On a GPU it is the peer's alone, with the same values in memory: what
+    a library keeps of its last step ties the leaf to a stream, and no graph can be captured then.
+    """
+    return leaf if device == "cpu" else leaf.detach().requires_grad_()
+
+
 #: The exit status of a worker whose GPU an error has taken: the next one goes on without the case.
 POISONED = 3
 

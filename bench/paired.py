@@ -191,15 +191,17 @@ def inputs(
     op: Op, rows: int, columns: int = COLUMNS, dtype: torch.dtype = torch.float32
 ) -> tuple[list[Tensor], Tensor]:
     """Rows and labels (bool) with distances spread evenly over 0.2 to 1.8."""
-    generator = torch.Generator().manual_seed(rows * 1000 + columns)
-    anchor = torch.randn(rows, columns, generator=generator) / columns**0.5
+    device = harness.place(torch.empty(0)).device
+    generator = torch.Generator(device).manual_seed(rows * 1000 + columns)
+    new: dict[str, Any] = {"generator": generator, "device": device}
+    anchor = torch.randn(rows, columns, **new) / columns**0.5
     tensors = [anchor]
     for _ in range(op.inputs - 1):
-        direction = F.normalize(torch.randn(rows, columns, generator=generator), dim=1)
-        length = 0.2 + 1.6 * torch.rand(rows, 1, generator=generator)
+        direction = F.normalize(torch.randn(rows, columns, **new), dim=1)
+        length = 0.2 + 1.6 * torch.rand(rows, 1, **new)
         tensors.append(anchor + length * direction)
-    impostor = torch.rand(rows, generator=generator) < 0.5
-    return [harness.place(t.to(dtype)) for t in tensors], harness.place(impostor)
+    impostor = torch.rand(rows, **new) < 0.5
+    return [t.to(dtype) for t in tensors], impostor
 
 
 def _arguments(op: Op, variant: str, tensors: Sequence[Tensor], impostor: Tensor) -> list[Tensor]:
@@ -254,16 +256,17 @@ def _tolerance(dtype: torch.dtype) -> float:
 
 def _autograd(op: Op, rows: int, compiled: bool, dtype: torch.dtype = torch.float32) -> Task:
     tensors, impostor = inputs(op, rows, dtype=dtype)
-    leaves = [t.requires_grad_() for t in tensors]
+    originals = [t.requires_grad_() for t in tensors]
     scalar = op.name not in ("squared_l2", "cosine_similarity")
     upstream = None if scalar else torch.full((rows,), 1.0 / rows, device=tensors[0].device)
 
-    def clean() -> None:
-        for leaf in leaves:
-            leaf.grad = None
-
     def peer(family: str, variant: str, function: Function) -> Peer:
+        leaves = [harness.own_leaf(leaf) for leaf in originals]
         arguments = _arguments(op, variant, leaves, impostor)
+
+        def clean() -> None:
+            for leaf in leaves:
+                leaf.grad = None
 
         def step() -> Tensor:
             clean()
@@ -291,7 +294,7 @@ def _value_and_grad(op: Op, rows: int) -> Task:
     """Loss and gradients as values; PyTorch's peers get them by autograd.grad or torch.func."""
     assert op.value_and_grad is not None
     tensors, impostor = inputs(op, rows)
-    leaves = [t.clone().requires_grad_() for t in tensors]
+    originals = [t.clone().requires_grad_() for t in tensors]
     positions = tuple(range(op.inputs))
 
     def peer(family: str, variant: str, run: Callable[[], tuple[Tensor, Sequence[Tensor]]]) -> Peer:
@@ -302,6 +305,7 @@ def _value_and_grad(op: Op, rows: int) -> Task:
         return Peer(family, variant, run, outputs)
 
     def by_autograd(variant: str, function: Function) -> Callable[[], Any]:
+        leaves = [harness.own_leaf(leaf) for leaf in originals]
         arguments = _arguments(op, variant, leaves, impostor)
 
         def run() -> tuple[Tensor, Sequence[Tensor]]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,6 +26,11 @@ COLUMNS = 128
 FAMILIES = ("eager", "compile", peers.METRIC, peers.SENTENCE, peers.OPEN)
 #: A cube of more values than this is no peer: it would only show that memory ran out.
 CUBE = 512**3
+#: On a GPU a compilation takes seconds of a lease, so the ways that can win are compiled alone.
+CUDA_COMPILED = ("expanded", "gathered", "both known", "chosen rows")
+#: torch.pdist keeps every pair's difference for backward; its indices alone are 2 GiB at 16,384.
+CUDA_PDIST = 4096
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def inputs(rows: int, per_class: int) -> tuple[Tensor, Tensor]:
@@ -35,10 +42,12 @@ def inputs(rows: int, per_class: int) -> tuple[Tensor, Tensor]:
         labels = (torch.arange(rows).double() ** 0.5 * 2).long()  # classes of growing size
     centres = torch.randn(int(labels.max()) + 1, COLUMNS, generator=generator)
     x = centres[labels] + 1.5 * torch.randn(rows, COLUMNS, generator=generator)
-    return F.normalize(x).to(harness.device), labels.to(harness.device)
+    return harness.place(F.normalize(x)), harness.place(labels)
 
 
 def _step(family: str, variant: str, leaf: Tensor, loss: Callable[[Tensor], Tensor]) -> Peer:
+    leaf = harness.own_leaf(leaf)
+
     def clean() -> None:
         leaf.grad = None
 
@@ -56,8 +65,31 @@ def _step(family: str, variant: str, leaf: Tensor, loss: Callable[[Tensor], Tens
     return Peer(family, variant, step, outputs, clean)
 
 
-def _task(name: str, options: dict[str, Any], rows: int, per_class: int) -> Task:
+def _compiles(peer: peers.BatchPeer, rows: int) -> bool:
+    if harness.device == "cpu":
+        return peer.one_graph and rows**2 <= 4096**2
+    return peer.one_graph and peer.variant in CUDA_COMPILED
+
+
+def _prepared(peer: peers.BatchPeer, labels: Tensor) -> peers.Step | None:
+    """The peer's step; None where it is not installed or, on a GPU, can't be prepared."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return peer.prepare(labels, **peer.options)
+    except Exception as error:
+        if harness.device == "cpu":
+            raise
+        harness.left_out(f"{peer.family} ({peer.variant})", error)
+        return None
+
+
+def _task(
+    name: str, options: dict[str, Any], rows: int, per_class: int,
+    dtype: torch.dtype = torch.float32,
+) -> Task:  # fmt: skip
     x, labels = inputs(rows, per_class)
+    x = x.to(dtype)
     leaf = x.clone().requires_grad_()
     function = getattr(siamcuda, name)
     found = [_step("ours", "siamcuda", leaf, lambda t: function(t, labels, **options))]
@@ -73,17 +105,21 @@ def _task(name: str, options: dict[str, Any], rows: int, per_class: int) -> Task
             and rows**3 > CUBE
         ):
             continue
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            loss = peer.prepare(labels, **peer.options)
+        if harness.device == "cuda" and peer.variant == "pdist" and rows > CUDA_PDIST:
+            continue
+        loss = _prepared(peer, labels)
         if loss is None:
             continue
         if exact is None and peer.family == "eager":
             exact = loss
-        found.append(_step(peer.family, peer.variant, leaf, loss))
-        if peer.one_graph and rows**2 <= 4096**2:
-            compiled = torch.compile(loss, dynamic=False)
-            found.append(_step("compile", peer.variant, leaf, compiled))
+        ways = {peer.variant: loss}
+        if dtype != torch.float32:  # distances by a product of half precision are poor
+            ways[f"{peer.variant}, in float32"] = partial(_widened, loss)
+        for variant, way in ways.items():
+            found.append(_step(peer.family, variant, leaf, way))
+            if _compiles(peer, rows):
+                compiled = torch.compile(way, dynamic=False)
+                found.append(_step("compile", variant, leaf, compiled))
     assert exact is not None, f"{name} has no eager peer"
     oracle = exact
 
@@ -93,20 +129,29 @@ def _task(name: str, options: dict[str, Any], rows: int, per_class: int) -> Task
         return [value.detach(), torch.autograd.grad(value, wide)[0]]
 
     # The gradient of an expanded form is as good as its distances: near the tolerance of float32.
-    return Task(found, expected, rtol=1e-3, atol=1e-3)
+    tolerance = 1e-3 if dtype == torch.float32 else 3e-2
+    mined = options.get("mining") in ("hard", "semihard")
+    stray = 3e-3 if mined else 0.0  # a tie that falls otherwise moves three rows
+    return Task(found, expected, rtol=tolerance, atol=tolerance, stray=stray)
+
+
+def _widened(loss: peers.Step, x: Tensor) -> Tensor:
+    return loss(x.float())
 
 
 def _cdist(rows: int) -> Task:
     generator = torch.Generator().manual_seed(rows)
-    x1, x2 = torch.randn(2, rows, COLUMNS, generator=generator).to(harness.device)
-    weights = torch.randn(rows, rows, generator=generator).to(harness.device)
-    leaves = [x1.requires_grad_(), x2.requires_grad_()]
-
-    def clean() -> None:
-        for leaf in leaves:
-            leaf.grad = None
+    x1, x2 = harness.place(torch.randn(2, rows, COLUMNS, generator=generator))
+    weights = harness.place(torch.randn(rows, rows, generator=generator))
+    originals = [x1.requires_grad_(), x2.requires_grad_()]
 
     def peer(family: str, variant: str, function: Callable[..., Tensor]) -> Peer:
+        leaves = [harness.own_leaf(leaf) for leaf in originals]
+
+        def clean() -> None:
+            for leaf in leaves:
+                leaf.grad = None
+
         def step() -> Tensor:
             clean()
             distances = function(*leaves)
@@ -120,7 +165,7 @@ def _cdist(rows: int) -> Task:
         return Peer(family, variant, step, outputs, clean)
 
     def expected() -> list[Tensor]:
-        wide = [t.detach().double().requires_grad_() for t in leaves]
+        wide = [t.detach().double().requires_grad_() for t in originals]
         distances = torch.cdist(*wide).square()
         return [distances.detach(), *torch.autograd.grad(distances, wide, weights.double())]
 
@@ -131,7 +176,7 @@ def _cdist(rows: int) -> Task:
     ]
     # torch.cdist alone has other gradients; it is what the goal names, so it is timed unchecked.
     unsquared = peer("torch.cdist", "torch.cdist", torch.cdist)
-    found.append(Peer(unsquared.family, unsquared.variant, unsquared.step, None, clean))
+    found.append(replace(unsquared, outputs=None))
     return Task(found, expected, rtol=1e-3, atol=1e-3)
 
 
@@ -142,11 +187,12 @@ def _expanded(a: Tensor, b: Tensor) -> Tensor:
 
 def _case(
     title: str, name: str, options: dict[str, Any], rows: int, per_class: int = 8,
-    goals: tuple[Goal, ...] = (),
+    goals: tuple[Goal, ...] = (), dtype: str = "float32", graph: bool = False,
 ) -> Case:  # fmt: skip
     return Case(
-        SUITE, title, "autograd", rows, COLUMNS, lambda: _task(name, options, rows, per_class),
-        goals, allocators=("warm",),
+        SUITE, title, "autograd", rows, COLUMNS,
+        lambda: _task(name, options, rows, per_class, DTYPES[dtype]),
+        goals, allocators=("warm",), dtype=dtype, graph=graph,
     )  # fmt: skip
 
 
@@ -197,3 +243,30 @@ def cases(quick: bool = False) -> Iterator[Case]:
         SUITE, "squared_cdist", "autograd", 4096, COLUMNS, lambda: _cdist(4096),
         (Goal("torch.cdist", 2.0),), allocators=("default", "warm"),
     )  # fmt: skip
+
+
+def cuda_cases(quick: bool = False) -> Iterator[Case]:
+    """The cases of a GPU, those that say most first: a lease may end before the last."""
+    pairs = "batch_contrastive_loss[all active]", "batch_contrastive_loss", {"margin": 2.0}
+    chopra = "batch_chopra_loss", "batch_chopra_loss", {"q": 2.0, "energy": "l2"}
+
+    def triplets(mining: str) -> tuple[str, str, dict[str, Any]]:
+        options = {"mining": mining, "squared": False, "reduction": "mean"}
+        return f"batch_triplet_loss[{mining}]", "batch_triplet_loss", options
+
+    if quick:
+        yield _case(*pairs, 256, graph=True)
+        yield _case(*triplets("all"), 128, graph=True)
+        return
+    for rows in (512, 4096, 16384):
+        yield _case(*pairs, rows, graph=True)
+        yield _case(*chopra, rows, graph=True)
+        if rows < 16384:
+            yield _case(*triplets("hard"), rows, graph=True)
+        if rows == 512:
+            yield _case(*triplets("semihard"), rows, graph=True)
+            yield _case(*triplets("all"), rows, graph=True)
+    for mining in ("hard", "semihard", "all"):
+        yield _case(*triplets(mining), 1024, graph=True)
+    yield Case(SUITE, "squared_cdist", "autograd", 4096, COLUMNS, lambda: _cdist(4096), graph=True)
+    yield _case(f"{pairs[0][:-1]}, bfloat16]", *pairs[1:], 4096, dtype="bfloat16", graph=True)

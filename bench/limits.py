@@ -103,13 +103,15 @@ def measure(threads: int, quick: bool = False) -> tuple[dict[str, float], str]:
     return _from_torch(mib, repetitions), "torch"
 
 
-def rows(limits: dict[str, float], source: str, threads: int) -> list[dict[str, Any]]:
+def rows(
+    limits: dict[str, float], source: str, threads: int, device: str = "cpu"
+) -> list[dict[str, Any]]:
     """The limits as rows of the result file."""
     return [
         {
             "suite": "limits", "case": name, "op": name, "mode": "limit", "threads": threads,
-            "device": "cpu", "allocator": "default", "peer": "limit", "variant": source,
-            "gbps": None if name == "fma_gflops" else value,
+            "device": device, "allocator": "default", "peer": "limit", "variant": source,
+            "gbps": None if "flops" in name else value,
             "limit": value,
         }
         for name, value in limits.items()

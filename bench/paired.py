@@ -33,6 +33,11 @@ Function = Callable[..., Any]  # tensors to the loss
 COMPILE_MODES = ("default", "max-autotune-no-cudagraphs")
 
 
+def compile_modes() -> tuple[str, ...]:
+    """On a GPU the default mode alone: every compilation takes seconds of a lease."""
+    return COMPILE_MODES if harness.device == "cpu" else COMPILE_MODES[:1]
+
+
 # --- eager PyTorch, as a good user writes it ------------------------------------------------------
 
 
@@ -182,17 +187,21 @@ MAIN = ("contrastive_loss", "chopra_loss", "triplet_loss")
 # --- tasks ----------------------------------------------------------------------------------------
 
 
-def inputs(op: Op, rows: int, columns: int = COLUMNS) -> tuple[list[Tensor], Tensor]:
+def inputs(
+    op: Op, rows: int, columns: int = COLUMNS, dtype: torch.dtype = torch.float32
+) -> tuple[list[Tensor], Tensor]:
     """Rows and labels (bool) with distances spread evenly over 0.2 to 1.8."""
-    generator = torch.Generator().manual_seed(rows * 1000 + columns)
-    anchor = torch.randn(rows, columns, generator=generator) / columns**0.5
+    device = harness.place(torch.empty(0)).device
+    generator = torch.Generator(device).manual_seed(rows * 1000 + columns)
+    new: dict[str, Any] = {"generator": generator, "device": device}
+    anchor = torch.randn(rows, columns, **new) / columns**0.5
     tensors = [anchor]
     for _ in range(op.inputs - 1):
-        direction = F.normalize(torch.randn(rows, columns, generator=generator), dim=1)
-        length = 0.2 + 1.6 * torch.rand(rows, 1, generator=generator)
+        direction = F.normalize(torch.randn(rows, columns, **new), dim=1)
+        length = 0.2 + 1.6 * torch.rand(rows, 1, **new)
         tensors.append(anchor + length * direction)
-    impostor = torch.rand(rows, generator=generator) < 0.5
-    return [t.to(harness.device) for t in tensors], impostor.to(harness.device)
+    impostor = torch.rand(rows, **new) < 0.5
+    return [t.to(dtype) for t in tensors], impostor
 
 
 def _arguments(op: Op, variant: str, tensors: Sequence[Tensor], impostor: Tensor) -> list[Tensor]:
@@ -203,11 +212,11 @@ def _arguments(op: Op, variant: str, tensors: Sequence[Tensor], impostor: Tensor
 
 def _to_compile(op: Op) -> list[str]:
     """Two ways to write it are enough: the compiler fuses the others into the same loops."""
-    return list(op.eager)[:2]
+    return list(op.eager)[: 2 if harness.device == "cpu" else 1]
 
 
 def _compiled(op: Op) -> Iterator[tuple[str, Function]]:
-    for variant, mode in itertools.product(_to_compile(op), COMPILE_MODES):
+    for variant, mode in itertools.product(_to_compile(op), compile_modes()):
         function = torch.compile(op.eager[variant], dynamic=False, mode=mode)
         yield f"{variant}, {mode}", function
 
@@ -240,18 +249,24 @@ def _exact_gradients(
     return [loss.detach(), *grads]
 
 
-def _autograd(op: Op, rows: int, compiled: bool) -> Task:
-    tensors, impostor = inputs(op, rows)
-    leaves = [t.requires_grad_() for t in tensors]
+def _tolerance(dtype: torch.dtype) -> float:
+    """bfloat16 has 8 bits; a difference of rows and its square round twice."""
+    return 3e-2 if dtype == torch.bfloat16 else 1e-4
+
+
+def _autograd(op: Op, rows: int, compiled: bool, dtype: torch.dtype = torch.float32) -> Task:
+    tensors, impostor = inputs(op, rows, dtype=dtype)
+    originals = [t.requires_grad_() for t in tensors]
     scalar = op.name not in ("squared_l2", "cosine_similarity")
     upstream = None if scalar else torch.full((rows,), 1.0 / rows, device=tensors[0].device)
 
-    def clean() -> None:
-        for leaf in leaves:
-            leaf.grad = None
-
     def peer(family: str, variant: str, function: Function) -> Peer:
+        leaves = [harness.own_leaf(leaf) for leaf in originals]
         arguments = _arguments(op, variant, leaves, impostor)
+
+        def clean() -> None:
+            for leaf in leaves:
+                leaf.grad = None
 
         def step() -> Tensor:
             clean()
@@ -269,14 +284,17 @@ def _autograd(op: Op, rows: int, compiled: bool) -> Task:
     peers += [peer("eager", variant, function) for variant, function in op.eager.items()]
     if compiled:
         peers += [peer("compile", variant, function) for variant, function in _compiled(op)]
-    return Task(peers, lambda: _exact_gradients(op, tensors, impostor, upstream))
+    tolerance = _tolerance(dtype)
+    return Task(
+        peers, lambda: _exact_gradients(op, tensors, impostor, upstream), tolerance, tolerance
+    )
 
 
 def _value_and_grad(op: Op, rows: int) -> Task:
     """Loss and gradients as values; PyTorch's peers get them by autograd.grad or torch.func."""
     assert op.value_and_grad is not None
     tensors, impostor = inputs(op, rows)
-    leaves = [t.clone().requires_grad_() for t in tensors]
+    originals = [t.clone().requires_grad_() for t in tensors]
     positions = tuple(range(op.inputs))
 
     def peer(family: str, variant: str, run: Callable[[], tuple[Tensor, Sequence[Tensor]]]) -> Peer:
@@ -287,6 +305,7 @@ def _value_and_grad(op: Op, rows: int) -> Task:
         return Peer(family, variant, run, outputs)
 
     def by_autograd(variant: str, function: Function) -> Callable[[], Any]:
+        leaves = [harness.own_leaf(leaf) for leaf in originals]
         arguments = _arguments(op, variant, leaves, impostor)
 
         def run() -> tuple[Tensor, Sequence[Tensor]]:
@@ -312,9 +331,11 @@ def _value_and_grad(op: Op, rows: int) -> Task:
     peers = [peer("ours", "siamcuda", lambda: function(*ours))]
     for variant, eager in op.eager.items():
         peers.append(peer("eager", variant, by_autograd(variant, eager)))
-    for variant, compiled in _compiled(op):
-        peers.append(peer("compile", variant + ", autograd.grad", by_autograd(variant, compiled)))
-    for variant, mode in itertools.product(_to_compile(op), COMPILE_MODES):
+    if harness.device == "cpu":  # on a GPU one graph is enough
+        for variant, compiled in _compiled(op):
+            run = by_autograd(variant, compiled)
+            peers.append(peer("compile", variant + ", autograd.grad", run))
+    for variant, mode in itertools.product(_to_compile(op), compile_modes()):
         name = f"{variant}, {mode}, one graph"
         peers.append(peer("compile", name, by_func(variant, op.eager[variant], mode)))
     return Task(peers, lambda: _exact_gradients(op, tensors, impostor, None))
@@ -325,18 +346,20 @@ def _value_and_grad(op: Op, rows: int) -> Task:
 
 def _case(name: str, mode: str, rows: int, goals: tuple[Goal, ...] = (), **options: Any) -> Case:
     op = OPS[name]
-    array = rows * COLUMNS * 4
+    dtype = torch.bfloat16 if options.get("dtype") == "bfloat16" else torch.float32
+    array = rows * COLUMNS * dtype.itemsize
     if mode == "forward":
         make, traffic = (lambda: _forward(op, rows)), (op.inputs, 0)
     elif mode == "autograd":
         compiled = options.pop("compiled", True)
-        make, traffic = (lambda: _autograd(op, rows, compiled)), (op.inputs, op.inputs)
+        make, traffic = (lambda: _autograd(op, rows, compiled, dtype)), (op.inputs, op.inputs)
     else:
         make, traffic = (lambda: _value_and_grad(op, rows)), (op.inputs, op.inputs)
     # What the task needs: each input read once, each gradient written once.
     reads, writes = (array * n if rows >= FROM_MEMORY else 0 for n in traffic)
+    title = f"{name}[bfloat16]" if dtype == torch.bfloat16 else name
     return Case(
-        SUITE, name, mode, rows, COLUMNS, make, goals, reads=reads, writes=writes, **options
+        SUITE, title, mode, rows, COLUMNS, make, goals, reads=reads, writes=writes, **options
     )
 
 
@@ -372,3 +395,13 @@ def cases(quick: bool = False) -> Iterator[Case]:
         for name, rows in itertools.product(("contrastive_loss", "triplet_loss"), (256, 16384)):
             yield _case(name, "autograd", rows, allocators=("warm",))
             yield _case(name, "value_and_grad", rows, allocators=("warm",))
+
+
+def cuda_cases(quick: bool = False) -> Iterator[Case]:
+    """The cases of a GPU: bound by launches, from its memory, and far beyond its caches."""
+    sizes = (TINY,) if quick else (TINY, FROM_MEMORY, 1 << 20)
+    for rows, name, mode in itertools.product(
+        sizes, ("contrastive_loss", "triplet_loss"), ("autograd", "value_and_grad")
+    ):
+        yield _case(name, mode, rows, graph=True)
+    yield _case("contrastive_loss", "autograd", sizes[-1], dtype="bfloat16", graph=True)

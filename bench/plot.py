@@ -1,6 +1,6 @@
 """Draws the result file: ratios with their goals, and scaling over the batch.
 
-python -m bench.plot            docs/img/bench_*.png from bench/results.csv
+python -m bench.plot            docs/img/bench_*.png from bench/results.csv and results_cuda.csv
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 from bench import results
 from bench.results import BenchError, number
+from bench.table import GRAPH
 
 IMAGES = results.ROOT / "docs" / "img"
 COLOURS = {
@@ -238,7 +239,76 @@ def batch_scaling(rows: Sequence[Row], path: Path) -> bool:
     return True
 
 
-def draw(rows: Sequence[Row], folder: Path) -> list[Path]:
+def cuda(rows: Sequence[Row], path: Path) -> bool:
+    """A GPU's time, called and as captured graphs (dashed), and memory over rows; False if none."""
+    series: dict[str, dict[tuple[str, bool], dict[int, tuple[float, float]]]] = {}
+    for row in rows:
+        mode = row["mode"].removesuffix(GRAPH)
+        if (
+            row["suite"] not in ("batch", "paired")
+            or mode != "autograd"
+            or row["peer"] not in NAMES
+        ):
+            continue
+        memory = number(row, "peak_mib")
+        point = float(row["median_us"]), float("nan") if memory is None else memory
+        line = series.setdefault(row["op"], {}).setdefault((row["peer"], mode != row["mode"]), {})
+        line[int(row["rows"])] = point
+    sizes_of = {op: len(found.get(("ours", False), {})) for op, found in series.items()}
+    least = min(3, max(sizes_of.values(), default=0))  # of two sizes only where none has more
+    panels = {op: found for op, found in series.items() if sizes_of[op] >= max(least, 2)}
+    if not panels:
+        return False
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(max(3.3 * len(panels), 7.5), 6.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(2, len(panels), squeeze=False)
+    handles: dict[str, Any] = {}
+    for column, (op, found) in enumerate(sorted(panels.items())):
+        sizes = sorted({b for points in found.values() for b in points})
+        for quantity, label in ((0, "microseconds a step"), (1, "MiB above the inputs")):
+            ax = grid[quantity][column]
+            for (peer, graph), points in sorted(found.items()):
+                if graph and quantity:
+                    continue  # a graph keeps its memory; what it takes was not measured
+                name = NAMES[peer] + (", CUDA graph" if graph else "")
+                # Below a mebibyte there is nothing to see.
+                values = [max(p[1], 1.0) if quantity else p[0] for _, p in sorted(points.items())]
+                (line,) = ax.loglog(
+                    sorted(points), values, marker="o", markersize=4, color=COLOURS[peer],
+                    linestyle="--" if graph else "-",
+                )  # fmt: skip
+                handles.setdefault(name, line)
+            ax.set_xticks(sizes, [str(b) for b in sizes])
+            ax.set_xticks([], minor=True)
+            ax.tick_params(axis="x", labelsize=8)
+            ax.grid(True, which="major", color="#e5e7eb", linewidth=0.6)
+            ax.set_axisbelow(True)
+            ax.spines[["top", "right"]].set_visible(False)
+            if quantity == 0:
+                ax.set_title(op.replace("batch_contrastive_loss[", "batch_contrastive_loss\n["))
+                ax.title.set_fontsize(9)
+            else:
+                ax.set_xlabel("rows (D = 128)")
+            if column == 0:
+                ax.set_ylabel(label)
+    order = sorted(handles)
+    figure.legend(
+        [handles[name] for name in order], order, frameon=False, fontsize=8,
+        loc="outside upper center", ncols=3,
+    )  # fmt: skip
+    row = rows[-1]
+    caption = f"{row['gpu']}, driver {row['driver']}, CUDA {row['cuda']}; torch {row['torch']}"
+    figure.supxlabel(
+        f"{caption}; commit {row['commit']}, {row['date'][:10]}", fontsize=6.5, color="#44546a"
+    )
+    _save(figure, path)
+    return True
+
+
+def draw(rows: Sequence[Row], folder: Path, gpu: Sequence[Row] = ()) -> list[Path]:
     """Every picture that the rows have data for."""
     timed = [row for row in rows if row["suite"] == "paired"]
     batch = [row for row in rows if row["suite"] == "batch"]
@@ -246,6 +316,7 @@ def draw(rows: Sequence[Row], folder: Path) -> list[Path]:
         (partial(overhead, timed), "bench_overhead.png"),
         (partial(scaling, timed), "bench_scaling.png"),
         (partial(batch_scaling, batch), "bench_batch.png"),
+        (partial(cuda, gpu), "bench_cuda.png"),
     ]
     sizes = (
         ("tiny", "On 32 x 128 (call overhead)", range(33)),
@@ -265,10 +336,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Returns 0, or 2 if there is nothing to draw or no matplotlib."""
     parser = argparse.ArgumentParser(prog="python -m bench.plot", description=__doc__)
     parser.add_argument("--csv", type=Path, default=results.DEFAULT_CSV)
+    parser.add_argument("--cuda-csv", type=Path, default=results.CUDA_CSV)
     parser.add_argument("--out", type=Path, default=IMAGES, help="folder; default docs/img")
     options = parser.parse_args(arguments)
     try:
-        pictures = draw(results.latest(results.read(options.csv)), options.out)
+        rows, gpu = (
+            results.latest([r for r in results.read(path) if r.get("quick") != "1"])
+            for path in (options.csv, options.cuda_csv)
+        )
+        pictures = draw(rows, options.out, gpu)
     except (BenchError, OSError) as error:
         print(f"bench.plot: error: {error}", file=sys.stderr)
         return 2

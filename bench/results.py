@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import hashlib
 import io
 import os
@@ -17,6 +18,8 @@ from siamcuda._files import write_atomically
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_CSV = ROOT / "bench" / "results.csv"
+#: What was measured on a GPU; there is none until that was done.
+CUDA_CSV = ROOT / "bench" / "results_cuda.csv"
 
 #: Columns of the CSV. A row is one peer in one case at one setting.
 COLUMNS = (
@@ -39,6 +42,8 @@ COLUMNS = (
     # the machine; load is its mean over the last minute
     "load",
     "cpu", "gpu", "cores", "kernel", "thp", "python", "torch", "numpy", "simd", "compiler",
+    # of the GPU, beside its name above
+    "driver", "cuda",
 )  # fmt: skip
 
 #: What makes two rows the same measurement.
@@ -60,12 +65,18 @@ def _git(*arguments: str) -> str | None:
 
 
 def commit() -> str:
-    """The short commit, with -dirty when sources differ from it; "none" outside a repository."""
+    """The short commit, with -dirty when sources differ from it.
+
+    In a tree that git knows nothing of, what SIAMCUDA_COMMIT says, or "none".
+    """
     head = _git("rev-parse", "--short=12", "HEAD")
     if head is None:
-        return "none"
+        return os.environ.get("SIAMCUDA_COMMIT", "none")[:12]
     # What a benchmark writes itself does not make the sources dirty.
-    outputs = (":!bench/results.csv", ":!docs/img", ":!docs/benchmarks.md", ":!README.md")
+    outputs = (
+        ":!bench/results.csv", ":!bench/results_cuda.csv", ":!docs/img", ":!docs/hardware",
+        ":!docs/benchmarks.md", ":!README.md",
+    )  # fmt: skip
     changed = _git("status", "--porcelain", "--", ".", *outputs)
     return head + "-dirty" if changed else head
 
@@ -97,6 +108,17 @@ def _huge_pages() -> str:
     return text.partition("[")[2].partition("]")[0] or "unknown"
 
 
+@functools.cache
+def _driver() -> str:
+    """The version of the GPU's driver."""
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True)
+        return done.stdout.split()[0]
+    except (OSError, subprocess.SubprocessError, IndexError):
+        return "unknown"
+
+
 def environment() -> dict[str, Any]:
     """The columns that describe machine, versions and build."""
     import numpy
@@ -105,11 +127,12 @@ def environment() -> dict[str, Any]:
     import siamcuda
 
     info = siamcuda.build_info()
+    gpu = torch.cuda.is_available()
     return {
         "commit": commit(),
         "build": build_digest(),
         "cpu": _cpu(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "",
+        "gpu": torch.cuda.get_device_name() if gpu else "",
         "cores": os.cpu_count(),
         "kernel": f"{platform.system()} {platform.release().split('-')[0]}",
         "thp": _huge_pages(),
@@ -118,6 +141,8 @@ def environment() -> dict[str, Any]:
         "numpy": numpy.__version__,
         "simd": info["simd"],
         "compiler": info["compiler"],
+        "driver": _driver() if gpu else "",
+        "cuda": torch.version.cuda if gpu else "",
     }
 
 

@@ -1,7 +1,7 @@
 """The tables of results: on the terminal, and between markers in docs/benchmarks.md and README.md.
 
-python -m bench.table            rewrites the tables in both from the CSV
-python -m bench.table --check    fails if they are not what the CSV says
+python -m bench.table            rewrites the tables in both from the CSVs, a GPU's from its own
+python -m bench.table --check    fails if they are not what the CSVs say
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from bench import results
@@ -16,6 +17,8 @@ from bench.results import BenchError, number
 from siamcuda._files import write_atomically
 
 DOCUMENTS = (results.ROOT / "docs" / "benchmarks.md", results.ROOT / "README.md")
+#: The end of a mode whose steps ran as captured CUDA graphs.
+GRAPH = " graph"
 BEGIN, END = "<!-- bench:{} begin -->", "<!-- bench:{} end -->"
 
 Row = dict[str, str]
@@ -68,11 +71,12 @@ def _markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def _sorted(rows: Sequence[Row]) -> list[Row]:
-    sizes = ("forward", "autograd", "value_and_grad")
+    modes = ("forward", "autograd", "value_and_grad")
     return sorted(
         rows,
         key=lambda r: (
-            int(r["rows"]), sizes.index(r["mode"]), r["op"], r["allocator"], int(r["threads"]),
+            int(r["rows"]), modes.index(r["mode"].removesuffix(GRAPH)), r["op"],
+            r["mode"].endswith(GRAPH), r["allocator"], int(r["threads"]),
         ),
     )  # fmt: skip
 
@@ -293,9 +297,119 @@ SECTIONS: dict[str, Callable[[Sequence[Row]], str]] = {
 }
 
 
-def fill(text: str, rows: Sequence[Row]) -> str:
+# --- on a GPU -------------------------------------------------------------------------------------
+
+NO_GPU = "Nothing was measured on a GPU yet."
+
+
+def _cuda_machine(rows: Sequence[Row]) -> str:
+    if not rows:
+        return NO_GPU
+    dates = sorted(r["date"][:10] for r in rows)
+    period = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
+    row = rows[-1]
+    facts = [
+        ("measured", period),
+        *(
+            (f"commit, {name}", f"{r['commit']} (extension {r['build']})")
+            for name, r in sorted({r["suite"]: r for r in _timed(rows)}.items())
+        ),
+        ("GPU", row["gpu"]),
+        ("driver, CUDA", f"{row['driver']}, {row['cuda']}"),
+        ("host", f"{row['cpu']}, {row['cores']} cores, {row['kernel']}"),
+        ("versions", f"torch {row['torch']}, Python {row['python']}"),
+    ]
+    names = {
+        "copy": ("copy of 1 GiB on the device, read and written", "GB/s"),
+        "matmul_fp32_tflops": ("8192 x 8192 x 8192 product, float32", "TFLOP/s"),
+        "matmul_tf32_tflops": ("the same, TF32", "TFLOP/s"),
+        "matmul_bf16_tflops": ("the same, bfloat16", "TFLOP/s"),
+    }
+    facts += [
+        (names[r["op"]][0], f"{float(r['limit']):.4g} {names[r['op']][1]}")
+        for r in rows
+        if r["suite"] == "limits" and r["op"] in names
+    ]
+    return _markdown(("", ""), facts)
+
+
+def _mib(row: Row | None) -> str:
+    value = number(row, "peak_mib") if row else None
+    return "" if value is None else f"{value:.0f}" if value >= 10 else f"{value:.2g}"
+
+
+def _cuda(suite: str) -> Callable[[Sequence[Row]], str]:
+    """A line a peer: both times of each, ratios, and memory."""
+
+    def section(rows: Sequence[Row]) -> str:
+        timed = [r for r in rows if r["suite"] == suite]
+        if not timed:
+            return NO_GPU
+        found = {(r["case"], r["peer"]): r for r in timed}
+        lines = []
+        for row in _sorted([r for r in timed if not r["mode"].endswith(GRAPH)]):
+            graph_case = row["case"].replace(f" {row['mode']} ", f" {row['mode']}{GRAPH} ")
+            graph = found.get((graph_case, row["peer"]))
+            variant = row["variant"]
+            if graph and graph["variant"] != variant:
+                variant = f"{variant}; graph: {graph['variant']}"
+            share = number(row, "of_limit")
+            traffic = ""
+            if share is not None and int(row["rows"]) > 65536:  # else partly in the L2 cache
+                traffic = f"{100 * share:.0f} %"
+            lines.append(
+                [
+                    row["case"],
+                    "siamcuda" if row["peer"] == "ours" else f"{row['peer']} ({variant})",
+                    time(float(row["median_us"])), score(row),
+                    time(float(graph["median_us"])) if graph else "",
+                    score(graph) if graph else "",
+                    _mib(row), *([traffic] if suite == "paired" else []),
+                ]
+            )  # fmt: skip
+        header = (
+            "case", "who", "time", "its time / ours", "as a graph", "its graph / ours",
+            "MiB above the inputs", *(["of the copy's speed"] if suite == "paired" else []),
+        )  # fmt: skip
+        return _markdown(header, lines)
+
+    return section
+
+
+def _cuda_large(rows: Sequence[Row]) -> str:
+    lines = [
+        [r["op"], r["rows"], time(float(r["median_us"])), _mib(r)]
+        for r in rows
+        if r["suite"] == "large"
+    ]
+    if not lines:
+        return NO_GPU
+    return _markdown(
+        ("loss", "rows", "forward and backward", "MiB beyond inputs and gradient"), lines
+    )
+
+
+def _cuda_picture(rows: Sequence[Row]) -> str:
+    if not any(r["suite"] in ("batch", "paired") for r in rows):
+        return NO_GPU
+    return "![Time and memory over rows on a GPU](img/bench_cuda.png)"
+
+
+#: The same from the rows of a GPU.
+CUDA_SECTIONS: dict[str, Callable[[Sequence[Row]], str]] = {
+    "cuda_machine": _cuda_machine,
+    "cuda_batch": _cuda("batch"),
+    "cuda_paired": _cuda("paired"),
+    "cuda_large": _cuda_large,
+    "cuda_picture": _cuda_picture,
+}
+
+
+def fill(text: str, rows: Sequence[Row], cuda: Sequence[Row] = ()) -> str:
     """The document with every marked section made anew."""
-    for name, make in SECTIONS.items():
+    sections = [(name, partial(make, rows)) for name, make in SECTIONS.items()]
+    sections += [(name, partial(make, cuda)) for name, make in CUDA_SECTIONS.items()]
+    for name, make in sections:
         begin, end = BEGIN.format(name), END.format(name)
         if begin not in text:
             continue
@@ -303,7 +417,7 @@ def fill(text: str, rows: Sequence[Row]) -> str:
         _, found, tail = rest.partition(end)
         if not found:
             raise BenchError(f"marker {end!r} is missing")
-        text = f"{head}{begin}\n\n{make(rows)}\n\n{end}{tail}"
+        text = f"{head}{begin}\n\n{make()}\n\n{end}{tail}"
     return text
 
 
@@ -311,13 +425,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Rewrites the tables; returns 1 if --check finds them out of date, 2 on bad files."""
     parser = argparse.ArgumentParser(prog="python -m bench.table", description=__doc__)
     parser.add_argument("--csv", type=Path, default=results.DEFAULT_CSV)
+    parser.add_argument("--cuda-csv", type=Path, default=results.CUDA_CSV)
     parser.add_argument("--docs", type=Path, nargs="+", default=DOCUMENTS)
     parser.add_argument("--check", action="store_true", help="write nothing")
     options = parser.parse_args(arguments)
     try:
-        rows = [r for r in results.read(options.csv) if r.get("quick") != "1"]
+        rows, cuda = (
+            [r for r in results.read(path) if r.get("quick") != "1"]
+            for path in (options.csv, options.cuda_csv)
+        )
+        cuda = results.latest(cuda)
         old = {path: path.read_text(encoding="utf-8") for path in options.docs}
-        new = {path: fill(text, results.latest(rows)) for path, text in old.items()}
+        new = {path: fill(text, results.latest(rows), cuda) for path, text in old.items()}
     except (BenchError, OSError) as error:
         print(f"bench.table: error: {error}", file=sys.stderr)
         return 2

@@ -5,8 +5,13 @@ Nothing here looks at how long anything took.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
 import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +21,19 @@ import torch
 
 import siamcuda
 from bench import __main__ as command
-from bench import breakdown, engine, harness, limits, paired, plot, results, table
+from bench import (
+    batch,
+    breakdown,
+    engine,
+    gpu,
+    harness,
+    large,
+    limits,
+    paired,
+    plot,
+    results,
+    table,
+)
 from bench.results import BenchError
 
 ROOT = results.ROOT
@@ -273,7 +290,8 @@ def _sample() -> list[dict[str, Any]]:
 def test_plot_and_table_of_a_small_file(tmp_path: Path) -> None:
     path = tmp_path / "r.csv"
     results.append(path, _sample())
-    assert plot.main(["--csv", str(path), "--out", str(tmp_path / "img")]) == 0
+    no_gpu = ["--cuda-csv", str(tmp_path / "none.csv")]
+    assert plot.main(["--csv", str(path), *no_gpu, "--out", str(tmp_path / "img")]) == 0
     pictures = sorted(p.name for p in (tmp_path / "img").iterdir())
     assert pictures == [
         f"bench_{name}.png" for name in ("cache", "memory", "overhead", "scaling", "tiny")
@@ -282,9 +300,10 @@ def test_plot_and_table_of_a_small_file(tmp_path: Path) -> None:
         assert picture.read_bytes().startswith(b"\x89PNG")
 
     document = tmp_path / "page.md"
-    marks = "".join(f"{table.BEGIN.format(n)}stale{table.END.format(n)}\n" for n in table.SECTIONS)
+    names = (*table.SECTIONS, *table.CUDA_SECTIONS)
+    marks = "".join(f"{table.BEGIN.format(n)}stale{table.END.format(n)}\n" for n in names)
     document.write_text(f"# Title\n\n{marks}\nthe end\n")
-    arguments = ["--csv", str(path), "--docs", str(document)]
+    arguments = ["--csv", str(path), *no_gpu, "--docs", str(document)]
     assert table.main([*arguments, "--check"]) == 1
     assert table.main(arguments) == 0
     assert table.main([*arguments, "--check"]) == 0
@@ -293,16 +312,18 @@ def test_plot_and_table_of_a_small_file(tmp_path: Path) -> None:
     assert text.startswith("# Title")
     assert text.endswith("the end\n")
     assert "| toy autograd 2048x128 | warm | 2 | 10 us | compile (v) | 20 us | 2.50x |" in text
+    assert text.count(table.NO_GPU) == len(table.CUDA_SECTIONS)
 
 
 def test_plot_of_nothing_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert plot.main(["--csv", str(tmp_path / "none.csv"), "--out", str(tmp_path)]) == 2
+    none = str(tmp_path / "none.csv")
+    assert plot.main(["--csv", none, "--cuda-csv", none, "--out", str(tmp_path)]) == 2
     assert "nothing to draw" in capsys.readouterr().err
 
 
 def test_page_has_every_section() -> None:
     text = "".join(page.read_text(encoding="utf-8") for page in table.DOCUMENTS)
-    for name in table.SECTIONS:
+    for name in (*table.SECTIONS, *table.CUDA_SECTIONS):
         assert text.index(table.BEGIN.format(name)) < text.index(table.END.format(name))
 
 
@@ -313,6 +334,7 @@ def test_page_has_every_section() -> None:
         (["--allocators", "hot"], "--allocators: 'hot' is not one of default, warm"),
         (["--only", "("], "--only: "),
         (["--only", "no such case"], "no case has such a name"),
+        (["--time-limit", "0"], "--time-limit 0: must be above 0"),
     ],
 )
 def test_command_refuses_what_it_cannot_do(
@@ -351,6 +373,7 @@ def test_on_a_gpu_every_case_is_measured(tmp_path: Path, monkeypatch: pytest.Mon
     threads, path = torch.get_num_threads(), tmp_path / "r.csv"
     assert harness.run_cases(cases, "default", threads, path) == 1
     monkeypatch.setattr(harness, "device", "cuda")
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     assert harness.run_cases(cases, "default", threads, path) == 2
     assert measured == [("default", "warm"), ("warm",), ("default", "warm")]
 
@@ -396,3 +419,349 @@ def test_breakdown_adds_kernels_up(
     assert capsys.readouterr().out.splitlines() == [
         "title: 7 us, as a graph 7 us", "        6.0 us   2 x a", "        5.0 us   1 x b",
     ]  # fmt: skip
+
+
+# --- a pretended GPU ------------------------------------------------------------------------------
+
+
+class Pretended:
+    """A GPU whose tensors are on the CPU: what it is asked, and what of it shall fail."""
+
+    def __init__(self) -> None:
+        self.sync_mode = "default"
+        self.capturing = False
+        self.left: list[str] = []
+        self.lost = False
+
+    def synchronize(self) -> None:
+        if self.lost:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    @contextlib.contextmanager
+    def graph(self, graph: Any) -> Iterator[None]:
+        assert self.sync_mode == "default"
+        self.capturing = True
+        yield  # as in torch, what fails in it leaves the stream as it is
+        self.capturing = False
+
+
+class Stream:
+    def wait_stream(self, other: object) -> None:
+        pass
+
+
+class Graph:
+    def replay(self) -> None:
+        pass  # what was computed while it was captured stands
+
+    def pool(self) -> tuple[int, int]:
+        return 0, 1
+
+
+@pytest.fixture
+def pretended(monkeypatch: pytest.MonkeyPatch) -> Pretended:
+    found = Pretended()
+    stream = Stream()
+    for name, value in {
+        "is_available": lambda: True,
+        "get_device_name": lambda: "Pretended 100",
+        "synchronize": found.synchronize,
+        "empty_cache": lambda: None,
+        "reset_peak_memory_stats": lambda: None,
+        "memory_allocated": lambda: 1 << 20,
+        "max_memory_allocated": lambda: 1 << 22,
+        "current_device": lambda: 0,
+        "current_stream": lambda: stream,
+        "set_stream": lambda s: found.left.append("stream"),
+        "set_sync_debug_mode": lambda mode: setattr(found, "sync_mode", mode),
+        "Stream": Stream,
+        "stream": lambda s: contextlib.nullcontext(),
+        "CUDAGraph": Graph,
+        "graph": found.graph,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(
+        torch._C, "_cuda_endAllocateToPool", lambda *_: found.left.append("pool"), raising=False
+    )
+    monkeypatch.setattr(harness, "device", "cuda")
+    monkeypatch.setattr(harness, "place", lambda tensor: tensor)
+    monkeypatch.setattr(harness, "CUDA", TINY)
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    return found
+
+
+def _run_here(monkeypatch: pytest.MonkeyPatch, statuses: list[int] | None = None) -> list[Any]:
+    """Workers of the command run in this process; their jobs. Or they only end with a status."""
+    jobs: list[Any] = []
+    run = subprocess.run
+
+    def fake(arguments: list[str], **options: Any) -> Any:
+        if "--worker" not in arguments:
+            return run(arguments, **options)
+        job = json.loads(arguments[-1])
+        jobs.append(job | {"timeout": options["timeout"]})
+        if statuses is None:
+            return SimpleNamespace(returncode=command.main(["--worker", arguments[-1]]))
+        with Path(job["diary"]).open("a") as file:
+            file.write(f"case {len(jobs)}\n")
+        return SimpleNamespace(returncode=statuses.pop(0))
+
+    monkeypatch.setattr(subprocess, "run", fake)
+    built = siamcuda.build_info() | {"cuda": True}
+    monkeypatch.setattr(siamcuda, "build_info", lambda: built)
+    return jobs
+
+
+def test_a_run_on_a_gpu_from_the_command_to_the_picture(
+    pretended: Pretended,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(gpu, "limits", lambda quick: {"copy": 3000.0, "matmul_fp32_tflops": 50.0})
+    monkeypatch.setattr(results, "_driver", lambda: "580.1")
+    # A second size makes a line in the picture; sizes that need a GPU are left out.
+    pairs = [*batch.cuda_cases(True), *paired.cuda_cases(True)]
+    more = {"contrastive_loss": 64, "triplet_loss": 64}
+    extra_cases = [paired._case(op, "autograd", n, graph=True) for op, n in more.items()]
+    monkeypatch.setattr(batch, "cuda_cases", lambda quick: pairs[:2])
+    monkeypatch.setattr(paired, "cuda_cases", lambda quick: [*pairs[2:], *extra_cases])
+    jobs = _run_here(monkeypatch)
+    path = tmp_path / "cuda.csv"
+    assert command.main(["--device", "cuda", "--time-limit", "300", "--out", str(path)]) == 0
+    assert [job["suites"] for job in jobs] == [["batch", "paired"]]
+    said = capsys.readouterr().out
+    assert "copy 3000" in said
+    assert "as a graph" in said
+
+    rows = results.read(path)
+    assert {(r["device"], r["gpu"], r["driver"], r["threads"]) for r in rows} == {
+        ("cuda", "Pretended 100", "580.1", "1")
+    }
+    assert {r["mode"] for r in rows} == {
+        "limit", "autograd", "autograd graph", "value_and_grad", "value_and_grad graph"
+    }  # fmt: skip
+    called = {(r["case"], r["peer"]) for r in rows if r["mode"] == "autograd"}
+    assert {peer for _, peer in called} >= {"ours", "eager", "compile"}
+    for case, peer in called:
+        assert (case.replace("autograd", "autograd graph"), peer) in {
+            (r["case"], r["peer"]) for r in rows
+        }
+    assert all(r["peak_mib"] == ("" if "graph" in r["mode"] else "3") for r in rows[2:])
+    assert {r["dtype"] for r in rows} >= {"float32", "bfloat16"}
+
+    loss, seconds, extra = large.measure_on_gpu(
+        "batch_contrastive_loss", {}, 64, device="cpu"
+    )  # fmt: skip
+    assert math.isfinite(loss)
+    assert seconds > 0
+    assert extra == pytest.approx(3 - 64 * 128 * 4 / 2**20)
+    monkeypatch.setattr(large, "measure_on_gpu", lambda *_: (1.0, 0.5, 20.0))
+    assert large.main(["--device", "cuda", "--out", str(path)]) == 0
+
+    document = tmp_path / "page.md"
+    marks = (f"{table.BEGIN.format(n)}x{table.END.format(n)}\n" for n in table.CUDA_SECTIONS)
+    document.write_text("".join(marks))
+    arguments = ["--csv", str(tmp_path / "none.csv"), "--cuda-csv", str(path)]
+    assert table.main([*arguments, "--docs", str(document)]) == 0
+    assert table.main([*arguments, "--docs", str(document), "--check"]) == 0
+    text = document.read_text()
+    rows.append(
+        next(r for r in rows if r["peer"] == "ours" and r["suite"] == "paired")
+        | {"case": "big", "rows": "131072", "of_limit": "0.876", "mode": "autograd"}
+    )
+    assert "| 88 % |" in table.CUDA_SECTIONS["cuda_paired"](rows)
+    for words in (
+        "| GPU | Pretended 100 |", "| driver, CUDA | 580.1, ", "3000 GB/s", "50 TFLOP/s",
+        "| contrastive_loss autograd 64x128 | siamcuda | ", "| eager (", "| compile (",
+        "| batch_triplet_loss[hard] | 65536 | 500 ms | 20 |", "img/bench_cuda.png",
+    ):  # fmt: skip
+        assert words in text, words
+    assert table.NO_GPU not in text
+    assert plot.main([*arguments, "--out", str(tmp_path / "img")]) == 0
+    [picture] = (tmp_path / "img").iterdir()
+    assert picture.name == "bench_cuda.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_case_of_a_gpu_is_named_once() -> None:
+    cases = command._cases(command.SUITES, False, "", "cuda")
+    assert len({case.name for case in cases}) == len(cases)
+    assert {case.dtype for case in cases} == {"float32", "bfloat16"}
+    assert all(case.graph for case in cases)
+
+
+def test_a_loss_that_fails_on_a_gpu_does_not_end_the_large_run(
+    pretended: Pretended, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pretended.lost = True
+    with pytest.raises(BenchError, match="batch_chopra_loss failed: CUDA error"):
+        large.measure_on_gpu("batch_chopra_loss", {}, 64, device="cpu")
+    assert large.main(["--device", "cuda", "--rows", "64", "--out", str(tmp_path / "r.csv")]) == 1
+    assert capsys.readouterr().out.count("failed") == len(large.LOSSES)
+
+
+def test_limits_of_a_gpu(
+    pretended: Pretended, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = gpu.limits("cpu", quick=True)
+    assert found.keys() == {
+        "copy", "matmul_fp32_tflops", "matmul_tf32_tflops", "matmul_bf16_tflops"
+    }  # fmt: skip
+    assert all(value > 0 for value in found.values())
+    rows = limits.rows(found, "torch", 1, "cuda")
+    assert [row["gbps"] is None for row in rows] == [False, True, True, True]
+    assert torch.get_float32_matmul_precision() == "highest"
+    pretended.lost = True
+    assert gpu.limits("cpu", quick=True) == {}
+    assert "matmul_tf32_tflops: CUDA error" in capsys.readouterr().out
+
+
+def _failing(pretended: Pretended, when: Callable[[int], bool], error: Exception) -> harness.Peer:
+    calls = []
+
+    def step() -> torch.Tensor:
+        calls.append(1)
+        if when(len(calls)):
+            raise error
+        return torch.ones(3)
+
+    return harness.Peer("eager", "failing", step, lambda: [step()])
+
+
+@pytest.mark.parametrize("first", [1, 2, 3, 4, 9, 20])
+def test_a_peer_that_runs_out_of_memory_is_left_out(
+    pretended: Pretended, first: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    memory = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 137 GiB\nmore")
+    peers = [
+        _peer("ours", 1.0), _failing(pretended, lambda n: n >= first, memory),
+        _peer("eager", 1.0, "other"), _peer("eager", 1.01, "wrong"), _peer("compile", 1.0),
+    ]  # fmt: skip
+    rows = harness.measure(_case(*peers, graph=True), "default", 1, {}, TINY)
+    assert [(r["mode"], r["peer"], r["variant"]) for r in rows] == [
+        (mode, peer, "other" if peer == "eager" else "v")
+        for mode in ("forward", "forward graph") for peer in ("ours", "eager", "compile")
+    ]  # fmt: skip
+    said = capsys.readouterr().err
+    assert "CUDA out of memory. Tried to allocate 137 GiB" in said
+    assert "eager (wrong): result 0 is wrong" in said
+    with pytest.raises(BenchError, match="ours"):
+        harness.measure(_case(_peer("ours", 1.01)), "default", 1, {}, TINY)
+
+
+@pytest.mark.parametrize("ours", [False, True])
+def test_a_step_that_waits_has_no_graph(
+    pretended: Pretended, ours: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def step() -> torch.Tensor:
+        if pretended.sync_mode == "error":
+            raise RuntimeError("called a synchronizing CUDA operation")
+        return torch.ones(3)
+
+    waits = harness.Peer("ours" if ours else "eager", "w", step, lambda: [step()])
+    peers = [waits, _peer("compile" if ours else "ours", 1.0)]
+    rows = harness.measure(_case(*peers, graph=True), "default", 1, {}, TINY)
+    graphs = [row["peer"] for row in rows if row["mode"] == "forward graph"]
+    assert graphs == ([] if ours else ["ours"])
+    assert "not captured: called a synchronizing" in capsys.readouterr().err
+    assert pretended.sync_mode == "default"
+    assert pretended.left == ["stream", "pool"]
+
+
+def test_a_capture_that_fails_is_given_up(pretended: Pretended) -> None:
+    def step() -> torch.Tensor:
+        if pretended.capturing:
+            raise RuntimeError()
+        return torch.ones(3)
+
+    with pytest.raises(BenchError, match="not captured: RuntimeError"):
+        gpu.capture(harness.Peer("eager", "v", step, None))
+    assert pretended.left == ["stream", "pool"]
+    unchecked = gpu.capture(harness.Peer("floor", "v", lambda: torch.ones(1), None))
+    assert unchecked.outputs is None
+    unchecked.step()
+
+
+def test_ties_may_fall_either_way_and_nothing_else(pretended: Pretended) -> None:
+    exact = [torch.ones(1000, dtype=torch.float64)]
+    task = harness.Task([], lambda: exact, stray=2e-3)
+    output = torch.ones(1000)
+    output[:2] = 0.5
+    harness._compare("p", [output], exact, task)
+    for bad, where in ((0.5, 2), (math.nan, 1)):
+        output[where] = bad
+        with pytest.raises(BenchError, match="wrong"):
+            harness._compare("p", [output], exact, task)
+        output[where] = 1.0
+
+
+def test_a_lost_gpu_ends_the_worker_and_the_next_goes_on(
+    pretended: Pretended, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose(*_: object) -> Any:
+        pretended.lost = True
+        raise RuntimeError("CUDA error")
+
+    monkeypatch.setattr(harness, "measure", lose)
+    said: list[str] = []
+    threads, path = torch.get_num_threads(), tmp_path / "r.csv"
+    with pytest.raises(SystemExit) as ended:
+        harness.run_cases([_case()], "default", threads, path, progress=said.append)
+    assert ended.value.code == harness.POISONED
+    assert "FAILED: RuntimeError('CUDA error')" in said[0]
+
+    jobs = _run_here(monkeypatch, [harness.POISONED, -11, 0])
+    arguments = ["--device", "cuda", "--quick", "--out", str(path)]
+    assert command.main(arguments) == 1, "what was lost is not hidden"
+    assert [job["begun"] for job in jobs] == [[], ["case 1"], ["case 1", "case 2"]]
+    assert {job["timeout"] for job in jobs} == {None}
+
+
+def test_behind_the_time_limit_no_case_begins(
+    pretended: Pretended, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    threads, path = torch.get_num_threads(), tmp_path / "r.csv"
+    code = harness.run_cases(
+        [_case(_peer("ours", 1.0))], "default", threads, path, progress=said.append,
+        deadline=time.time() - 1,
+    )  # fmt: skip
+    assert code == 0
+    assert said[0].endswith("add forward 3x1: not begun: the time limit is over")
+    jobs = _run_here(monkeypatch, [0])
+    assert command.main(["--device", "cuda", "--time-limit", "60", "--out", str(path)]) == 0
+    assert 60 < jobs[0]["timeout"] <= 60 + command.GRACE
+
+    def late(*_: object, **__: object) -> Any:
+        raise subprocess.TimeoutExpired("worker", 1.0)
+
+    monkeypatch.setattr(subprocess, "run", late)
+    assert command.main(["--device", "cuda", "--time-limit", "60", "--out", str(path)]) == 1
+
+
+def test_a_peer_that_cannot_be_prepared_is_left_out_on_a_gpu_only(
+    pretended: Pretended, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def prepare(labels: torch.Tensor, **_: Any) -> Any:
+        raise ModuleNotFoundError("No module named 'moved'")
+
+    peer = batch.peers.BatchPeer("other", "v", prepare, "op", {}, {}, False, False)
+    assert batch._prepared(peer, torch.zeros(2)) is None
+    assert "left out: other (v): No module named 'moved'" in capsys.readouterr().err
+    monkeypatch.setattr(harness, "device", "cpu")
+    with pytest.raises(ModuleNotFoundError):
+        batch._prepared(peer, torch.zeros(2))
+
+
+def test_the_driver_is_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    results._driver.cache_clear()
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(stdout="580.2\n"))
+    assert results._driver() == "580.2"
+    results._driver.cache_clear()
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=""))
+    assert results._driver() == "unknown"
+    results._driver.cache_clear()
+    monkeypatch.setattr(results, "_git", lambda *_: None)
+    monkeypatch.setenv("SIAMCUDA_COMMIT", "0123456789abcdef")
+    assert results.commit() == "0123456789ab"

@@ -170,7 +170,9 @@ def test_steps_of_a_run(tool: ModuleType, monkeypatch: pytest.MonkeyPatch) -> No
     assert set(commands) == set(tool.LIMITS)
     assert all(commands[name][-1] == "tools/gpu_driver.py" for name in tool.SANITIZERS)
     assert (ROOT / "tools" / "gpu_driver.py").is_file()
-    assert commands["bench --device cuda"] == ["bench", "--device", "cuda", "--suite", "batch"]
+    assert commands["bench --device cuda"] == [
+        "bench", "--device", "cuda", "--time-limit", "480"
+    ]  # fmt: skip
     for spec, workers in ((None, False), (object(), True)):
         monkeypatch.setattr(tool.importlib.util, "find_spec", lambda _, spec=spec: spec)
         list(tool.suite())

@@ -12,13 +12,14 @@
 //                                      split of the sum
 //   per thread       1 pair            8 x 8, or 8 x 4             4 dimensions
 //   stages           -                 2 of 16 (double: 8) terms   -
-//   registers        30                230 (signs, double: 255)    64 (double: 80)
+//   registers        30                230 (signs 160, double 255) 64 (double: 80)
 //   shared memory    -                 25 KiB                      -
 //   blocks an SM     8                 2                           8 (double: 6)
 //   bytes            distances once,   weights once per 128        partial sums, x and the gradient
 //                    1 bit a pair      dimensions, y once per 64   once, a mask once per 128
 //                                      rows, partial sums once     dimensions
 //   FLOPs            3 a pair          2 a term and dimension      2 a split; 3 D a direct pair
+//                                      (signs: 4)
 //
 // A sum is split where there are too few outputs to fill a GPU; the splits are added in order. How
 // many there are depends on the shape alone. Every sum runs in one order.
@@ -288,8 +289,9 @@ void product_kernel(const ProductArgs args, const ProductLaunch launch,
             SIAM_UNROLL
             for (int j = 0; j < kColumns; ++j) {
               if constexpr (kSigns) {
-                const C delta = minus(own[i][j], y[j]);
-                total[i][j] = total[i][j] + (delta > 0 ? w[i] : delta < 0 ? -w[i] : C(0));
+                // Two comparisons and two predicated additions; one choice of three would branch.
+                if (own[i][j] > y[j]) total[i][j] = total[i][j] + w[i];
+                if (own[i][j] < y[j]) total[i][j] = total[i][j] - w[i];
               } else {
                 total[i][j] = fused(w[i], y[j], total[i][j]);
               }

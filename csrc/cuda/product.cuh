@@ -7,12 +7,12 @@
 // pairs (math/tiles.h) have a bit in a mask, stay out of both sums, and get w (x - y) directly.
 //
 //                    mask_kernel       product_kernel              gradient_kernel
-//   a block has      4 words           64 rows x 128 dimensions    4 warps, each 128 dimensions
+//   a block has      4 x 8 words       64 rows x 128 dimensions    4 warps, each 128 dimensions
 //                                      (signs, double: 64) of one  of one row
 //                                      split of the sum
-//   per thread       1 pair            8 x 8, or 8 x 4             4 dimensions
+//   per thread       8 pairs           8 x 8, or 8 x 4             4 dimensions
 //   stages           -                 2 of 16 (double: 8) terms   -
-//   registers        30                230 (signs 160, double 255) 64 (double: 80)
+//   registers        64                230 (signs 160, double 255) 64 (double: 80)
 //   shared memory    -                 25 KiB                      -
 //   blocks an SM     8                 2                           8 (double: 6)
 //   bytes            distances once,   weights once per 128        partial sums, x and the gradient
@@ -37,27 +37,47 @@ SIAM_DEVICE bool is_finite(C x) {
 
 // --- which pairs are direct ----------------------------------------------------------------------
 
+constexpr int kMaskRun = 8;  // words, all of whose loads are on their way together
+
 template <class Out>
 SIAM_KERNEL(kTileThreads, 8)
 void mask_kernel(const MaskArgs args, const DirectRule<typename math::Storage<Out>::Compute> rule) {
   using C = typename math::Storage<Out>::Compute;
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
-  const int64_t total = args.batch * args.rows * args.words;
-  for (int64_t word = blockIdx.x * int64_t{kTileWarps} + warp; word < total;
-       word += gridDim.x * int64_t{kTileWarps}) {
-    const int64_t line = word / args.words;  // of all batches
-    const int64_t column = (word - line * args.words) * 32 + lane;
-    bool direct = false;
-    if (column < args.columns) {
-      const C norm1 = load<C>(static_cast<const C*>(args.norms1) + line);
-      const C norm2 =
-          load<C>(static_cast<const C*>(args.norms2) + line / args.rows * args.columns + column);
-      const C d2 = math::widen(
-          load<Out>(static_cast<const Out*>(args.distances) + line * args.columns + column));
-      direct = math::needs_direct(d2, norm1 + norm2, rule.threshold, rule.smallest, rule.largest);
+  const int64_t runs = (args.words + kMaskRun - 1) / kMaskRun;
+  const int64_t total = args.batch * args.rows * runs;
+  for (int64_t item = blockIdx.x * int64_t{kTileWarps} + warp; item < total;
+       item += gridDim.x * int64_t{kTileWarps}) {
+    const int64_t line = item / runs;  // of all batches
+    const int64_t word = (item - line * runs) * kMaskRun, column = word * 32 + lane;
+    const int64_t batch = args.batch > 1 ? line / args.rows : 0;
+    const Out* const distances =
+        static_cast<const Out*>(args.distances) + line * args.columns + column;
+    const C* const norms2 = static_cast<const C*>(args.norms2) + batch * args.columns + column;
+    const C norm1 = load<C>(static_cast<const C*>(args.norms1) + line);
+    const int64_t left = args.columns - column;
+    const int here = left < kMaskRun * 32 ? static_cast<int>(left) : kMaskRun * 32;
+    Out d2[kMaskRun]{};
+    C norm2[kMaskRun]{};
+    SIAM_UNROLL
+    for (int u = 0; u < kMaskRun; ++u) {
+      if (u * 32 >= here) continue;
+      d2[u] = load<Out>(distances + u * 32);
+      norm2[u] = load<C>(norms2 + u * 32);
     }
-    const unsigned bits = __ballot_sync(kWarp, direct);
-    if (lane == 0) store(bits, args.mask + word);
+    unsigned own = 0;  // word number `lane`
+    SIAM_UNROLL
+    for (int u = 0; u < kMaskRun; ++u) {
+      const bool direct = math::needs_direct(static_cast<C>(math::widen(d2[u])), norm1 + norm2[u],
+                                             rule.threshold, rule.smallest, rule.largest);
+      const unsigned bits = __ballot_sync(kWarp, direct);
+      if (lane == u) own = bits;
+    }
+    if (lane < kMaskRun && word + lane < args.words) {
+      const int64_t valid = args.columns - (word + lane) * 32;
+      if (valid < 32) own &= (1u << valid) - 1;
+      store(own, args.mask + line * args.words + word + lane);
+    }
   }
 }
 
@@ -502,13 +522,13 @@ inline unsigned warp_grid(int64_t warps, int multiprocessors) {
 template <class Out>
 void launch_mask_typed(const MaskArgs& args, DType dtype, TileDevice device, Stream stream) {
   using C = typename math::Storage<Out>::Compute;
-  const int64_t words = args.batch * args.rows * args.words;
-  if (words == 0) return;
+  const int64_t runs = args.batch * args.rows * ((args.words + kMaskRun - 1) / kMaskRun);
+  if (runs == 0) return;
   DirectRule<C> rule =
       direct_rule<C>(math::tile_engine(dtype, args.dim, device.capability), args.dim);
   rule.threshold = static_cast<C>(1.02) * rule.threshold;
-  SIAM_LAUNCH((mask_kernel<Out>), Dim3(warp_grid(words, device.multiprocessors)),
-              Dim3(kTileThreads), 0, stream, args, rule);
+  SIAM_LAUNCH((mask_kernel<Out>), Dim3(warp_grid(runs, device.multiprocessors)), Dim3(kTileThreads),
+              0, stream, args, rule);
 }
 
 }  // namespace siamcuda::cuda

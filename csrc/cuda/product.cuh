@@ -112,6 +112,25 @@ SIAM_DEVICE Pack<C, 4> load_four(const T* from, int64_t count, bool aligned) {
   return four;
 }
 
+template <class C>
+SIAM_DEVICE void store_four(const Pack<C, 4>& four, C* to, int64_t count, bool aligned) {
+  constexpr int kAccess = 16 / sizeof(C);
+  if (aligned && count >= 4) {
+    SIAM_UNROLL
+    for (int e = 0; e < 4; e += kAccess) {
+      Pack<C, kAccess> part;
+      SIAM_UNROLL
+      for (int k = 0; k < kAccess; ++k) part.element[k] = four.element[e + k];
+      store(part, to + e);
+    }
+    return;
+  }
+  SIAM_UNROLL
+  for (int e = 0; e < 4; ++e) {
+    if (e < count) store(four.element[e], to + e);
+  }
+}
+
 // Four neighbours in shared memory.
 template <class C>
 SIAM_DEVICE void load_shared_four(const Shared<C>& from, int at, C* to) {
@@ -376,22 +395,31 @@ void product_kernel(const ProductArgs args, const ProductLaunch launch,
 
 // --- rows of the gradient ------------------------------------------------------------------------
 
-// What one warp adds to 128 dimensions of one row.
+// What one warp adds to 128 dimensions of one row; a lane has four neighbours.
 constexpr int kGradientDims = 4 * 32;
+template <class C>
+constexpr int kSplitsTogether = sizeof(C) == 8 ? 2 : 4;  // whose loads are on their way together
+
+// Loads and stores of four neighbours find out for themselves: that takes no register between.
+template <class T>
+SIAM_DEVICE bool aligned_to_access(const T* p) {
+  return reinterpret_cast<uintptr_t>(p) % (sizeof(T) == 8 ? 16 : 4 * sizeof(T)) == 0;
+}
+template <class C, class T>
+SIAM_DEVICE Pack<C, 4> load_four(const T* from, int64_t count) {
+  return load_four<C>(from, count, aligned_to_access(from));
+}
 
 template <class T>
 struct GradientRow {
   using C = typename math::Storage<T>::Compute;
   const ProductArgs& args;
-  int64_t batch, row, first;
-  C x[4], sum[4];
+  int64_t batch, row, dim;
+  int count;  // of the lane's dimensions that there are; not above 4
+  Pack<C, 4> x, sum;
 
-  SIAM_DEVICE static C element(const TileMatrix& m, int64_t b, int64_t r, int64_t d) {
-    return math::widen(
-        load<T>(static_cast<const T*>(m.data) + b * m.batch_step + r * m.row_step + d));
-  }
-  SIAM_DEVICE int64_t dim(int e) const {
-    return first + static_cast<int>(threadIdx.x) % 32 + 32 * e;
+  SIAM_DEVICE static const T* at(const TileMatrix& m, int64_t b, int64_t r, int64_t d) {
+    return static_cast<const T*>(m.data) + b * m.batch_step + r * m.row_step + d;
   }
 
   SIAM_DEVICE void add_direct(int64_t k, bool own_finite) {
@@ -404,29 +432,36 @@ struct GradientRow {
       const C norm = load<C>(static_cast<const C*>(args.y.norms) + batch * args.y.rows + k);
       if (weight == 0 || (own_finite && !is_finite(norm))) return;
     }
+    const auto y = load_four<C>(at(args.y, batch, k, dim), count);
     SIAM_UNROLL
     for (int e = 0; e < 4; ++e) {
-      if (dim(e) >= args.dim) continue;
-      sum[e] = fused(2 * weight, minus(x[e], element(args.y, batch, k, dim(e))), sum[e]);
+      sum.element[e] = fused(2 * weight, minus(x.element[e], y.element[e]), sum.element[e]);
     }
   }
 
-  // Whether a pair of the row with one of the terms around `k` has a bit in the mask; transposed.
-  SIAM_DEVICE bool near(int64_t k) const {
+  // In which of 32 tiles of terms from `tile` on a pair of the row may have a bit; transposed.
+  SIAM_DEVICE unsigned near_tiles(int64_t tile) const {
     const int64_t down = (args.y.rows + kTileRows - 1) / kTileRows;
     const int64_t across = (args.x.rows + kTileColumns - 1) / kTileColumns;
-    return load<int>(args.near + (batch * down + k / kTileRows) * across + row / kTileColumns) != 0;
+    const int64_t t = tile + static_cast<int>(threadIdx.x) % 32;
+    const bool near =
+        t < down && load<int>(args.near + (batch * down + t) * across + row / kTileColumns) != 0;
+    return __ballot_sync(kWarp, near);
   }
 
   // Pairs with a bit in the mask, in order.
   SIAM_DEVICE void add_masked(bool own_finite) {
+    constexpr int kGroups = kTileRows / 32;  // of a tile
     const int lane = static_cast<int>(threadIdx.x) % 32;
     const int64_t groups = (args.y.rows + 31) / 32;
+    unsigned tiles = 0;
     SIAM_NO_UNROLL
     for (int64_t g = 0; g < groups; g += args.transposed ? 1 : 32) {
       unsigned word = 0, owners;
       if (args.transposed) {
-        if (!near(g * 32)) continue;
+        if (g % (32 * kGroups) == 0) tiles = near_tiles(g / kGroups);
+        if (tiles == 0) g += 32 * kGroups - 1;  // on to the next 32
+        if ((tiles >> (g / kGroups % 32) & 1u) == 0) continue;
         const int64_t k = g * 32 + lane;
         const bool bit =
             k < args.y.rows &&
@@ -462,51 +497,67 @@ template <class T>
 SIAM_KERNEL(kTileThreads, (sizeof(T) == 8 ? 6 : 8))
 void gradient_kernel(const ProductArgs args, const int64_t splits) {
   using C = typename math::Storage<T>::Compute;
-  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   const int64_t parts = (args.dim + kGradientDims - 1) / kGradientDims;
   const int64_t total = args.batch * args.x.rows * parts;
+  constexpr int kTogether = kSplitsTogether<C>;
   for (int64_t item = blockIdx.x * int64_t{kTileWarps} + warp; item < total;
        item += gridDim.x * int64_t{kTileWarps}) {
     const int64_t line = item / parts, batch = line / args.x.rows;
-    GradientRow<T> r{args, batch, line - batch * args.x.rows, (item - line * parts) * kGradientDims,
-                     {},   {}};
+    const int64_t row = line - batch * args.x.rows;
+    const int64_t dim = (item - line * parts) * kGradientDims + 4 * lane;
+    const int64_t left = args.dim - dim;
+    const int count = left < 4 ? static_cast<int>(left) : 4;
+    GradientRow<T> r{args, batch, row, dim, count, {}, {}};
     const C norm = load<C>(static_cast<const C*>(args.x.norms) + line);
     const bool finite = is_finite(norm);
+    r.x = load_four<C>(r.at(args.x, batch, row, dim), count);
     double weight = 0;
-    for (int64_t s = 0; !args.signs && s < splits; ++s) {
-      weight += load<double>(args.sums + (batch * splits + s) * args.x.rows + r.row);
+    const int64_t first = batch * splits * args.x.rows + row, step = args.x.rows * args.dim;
+    const double* sums = args.sums + first;
+    const C* partials = static_cast<const C*>(args.partials) + first * args.dim + dim;
+    const bool aligned = args.dim % 4 == 0 && aligned_to_access(partials);
+    SIAM_NO_UNROLL
+    for (int64_t s = 0; s < splits; s += kTogether) {
+      // Behind the last split there are zeros to add: no sum of these is -0, so they change none.
+      Pack<C, 4> part[kTogether];
+      double part_weight[kTogether];
+      SIAM_UNROLL
+      for (int u = 0; u < kTogether; ++u) {
+        const bool there = s + u < splits;
+        part[u] = load_four<C>(partials, there ? count : 0, aligned);
+        part_weight[u] = there && !args.signs ? load<double>(sums) : 0.0;
+        partials += step;
+        sums += args.x.rows;
+      }
+      SIAM_UNROLL
+      for (int u = 0; u < kTogether; ++u) {
+        weight += part_weight[u];
+        SIAM_UNROLL
+        for (int e = 0; e < 4; ++e) r.sum.element[e] = r.sum.element[e] + part[u].element[e];
+      }
     }
-    C* const out = static_cast<C*>(args.out) + line * args.dim;
-    SIAM_UNROLL
-    for (int e = 0; e < 4; ++e) {
-      const int64_t d = r.dim(e);
-      if (d >= args.dim) continue;
-      C sum = 0;
-      for (int64_t s = 0; s < splits; ++s) {
-        sum = sum + load<C>(static_cast<const C*>(args.partials) +
-                            ((batch * splits + s) * args.x.rows + r.row) * args.dim + d);
-      }
-      r.x[e] = r.element(args.x, batch, r.row, d);
-      if (!args.signs) {
+    if (!args.signs) {
+      SIAM_UNROLL
+      for (int e = 0; e < 4; ++e) {
         // Of a row that is not finite every pair is direct.
-        const double own = finite ? static_cast<double>(r.x[e]) : 0.0;
-        sum = static_cast<C>(2 * (weight * own - static_cast<double>(sum)));
+        const double own = finite ? static_cast<double>(r.x.element[e]) : 0.0;
+        r.sum.element[e] =
+            static_cast<C>(2 * (weight * own - static_cast<double>(r.sum.element[e])));
       }
-      r.sum[e] = sum;
     }
     if (args.mask != nullptr) r.add_masked(finite);
     if (args.spoilt != nullptr && norm != norm) {
-      const double value = load<double>(args.spoilt + r.row);
+      const double value = load<double>(args.spoilt + row);
       SIAM_UNROLL
-      for (int e = 0; e < 4; ++e) r.sum[e] = value != value ? norm : r.sum[e];
+      for (int e = 0; e < 4; ++e) r.sum.element[e] = value != value ? norm : r.sum.element[e];
     }
+    C* const out = static_cast<C*>(args.out) + line * args.dim + dim;
+    Pack<C, 4> before{};
+    if (args.accumulate) before = load_four<C>(out, count);
     SIAM_UNROLL
-    for (int e = 0; e < 4; ++e) {
-      const int64_t d = r.dim(e);
-      if (d >= args.dim) continue;
-      const C before = args.accumulate ? load<C>(out + d) : C(0);
-      store(before + r.sum[e], out + d);
-    }
+    for (int e = 0; e < 4; ++e) before.element[e] = before.element[e] + r.sum.element[e];
+    store_four(before, out, count, aligned_to_access(out));
   }
 }
 

@@ -7,12 +7,12 @@
 // pairs (math/tiles.h) have a bit in a mask, stay out of both sums, and get w (x - y) directly.
 //
 //                    mask_kernel       product_kernel              gradient_kernel
-//   a block has      4 x 8 words       64 rows x 128 dimensions    4 warps, each 128 dimensions
+//   a block has      4 runs of words   64 rows x 128 dimensions    4 warps, each 128 dimensions
 //                                      (signs, double: 64) of one  of one row
 //                                      split of the sum
-//   per thread       8 pairs           8 x 8, or 8 x 4             4 dimensions
+//   per thread       8 (double: 4)     8 x 8, or 8 x 4             4 dimensions
 //   stages           -                 2 of 16 (double: 8) terms   -
-//   registers        64                230 (signs 160, double 255) 64 (double: 80)
+//   registers        64                230 (signs 200, double 255) 64 (double: 80)
 //   shared memory    -                 25 KiB                      -
 //   blocks an SM     8                 2                           8 (double: 6)
 //   bytes            distances once,   weights once per 128        partial sums, x and the gradient
@@ -37,43 +37,52 @@ SIAM_DEVICE bool is_finite(C x) {
 
 // --- which pairs are direct ----------------------------------------------------------------------
 
-constexpr int kMaskRun = 8;  // words, all of whose loads are on their way together
+// Words, all of whose loads are on their way together.
+template <class Out>
+constexpr int kMaskRun = sizeof(Out) == 8 ? 4 : 8;
 
 template <class Out>
 SIAM_KERNEL(kTileThreads, 8)
 void mask_kernel(const MaskArgs args, const DirectRule<typename math::Storage<Out>::Compute> rule) {
   using C = typename math::Storage<Out>::Compute;
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
-  const int64_t runs = (args.words + kMaskRun - 1) / kMaskRun;
+  constexpr int kRun = kMaskRun<Out>;
+  const int64_t runs = (args.words + kRun - 1) / kRun;
   const int64_t total = args.batch * args.rows * runs;
   for (int64_t item = blockIdx.x * int64_t{kTileWarps} + warp; item < total;
        item += gridDim.x * int64_t{kTileWarps}) {
     const int64_t line = item / runs;  // of all batches
-    const int64_t word = (item - line * runs) * kMaskRun, column = word * 32 + lane;
+    const int64_t word = (item - line * runs) * kRun, column = word * 32 + lane;
     const int64_t batch = args.batch > 1 ? line / args.rows : 0;
     const Out* const distances =
         static_cast<const Out*>(args.distances) + line * args.columns + column;
     const C* const norms2 = static_cast<const C*>(args.norms2) + batch * args.columns + column;
     const C norm1 = load<C>(static_cast<const C*>(args.norms1) + line);
     const int64_t left = args.columns - column;
-    const int here = left < kMaskRun * 32 ? static_cast<int>(left) : kMaskRun * 32;
-    Out d2[kMaskRun]{};
-    C norm2[kMaskRun]{};
-    SIAM_UNROLL
-    for (int u = 0; u < kMaskRun; ++u) {
-      if (u * 32 >= here) continue;
-      d2[u] = load<Out>(distances + u * 32);
-      norm2[u] = load<C>(norms2 + u * 32);
+    Out d2[kRun]{};
+    C norm2[kRun]{};
+    const auto fetch = [&](int end) {
+      SIAM_UNROLL
+      for (int u = 0; u < kRun; ++u) {
+        if (u * 32 >= end) continue;
+        d2[u] = load<Out>(distances + u * 32);
+        norm2[u] = load<C>(norms2 + u * 32);
+      }
+    };
+    if (left >= kRun * 32) {
+      fetch(kRun * 32);
+    } else {
+      fetch(static_cast<int>(left));
     }
     unsigned own = 0;  // word number `lane`
     SIAM_UNROLL
-    for (int u = 0; u < kMaskRun; ++u) {
+    for (int u = 0; u < kRun; ++u) {
       const bool direct = math::needs_direct(static_cast<C>(math::widen(d2[u])), norm1 + norm2[u],
                                              rule.threshold, rule.smallest, rule.largest);
       const unsigned bits = __ballot_sync(kWarp, direct);
       if (lane == u) own = bits;
     }
-    if (lane < kMaskRun && word + lane < args.words) {
+    if (lane < kRun && word + lane < args.words) {
       const int64_t valid = args.columns - (word + lane) * 32;
       if (valid < 32) own &= (1u << valid) - 1;
       store(own, args.mask + line * args.words + word + lane);
@@ -397,8 +406,8 @@ void product_kernel(const ProductArgs args, const ProductLaunch launch,
 
 // What one warp adds to 128 dimensions of one row; a lane has four neighbours.
 constexpr int kGradientDims = 4 * 32;
-template <class C>
-constexpr int kSplitsTogether = sizeof(C) == 8 ? 2 : 4;  // whose loads are on their way together
+template <class T>
+constexpr int kSplitsTogether = sizeof(T) == 4 ? 4 : 2;  // whose loads are on their way together
 
 // Loads and stores of four neighbours find out for themselves: that takes no register between.
 template <class T>
@@ -500,7 +509,7 @@ void gradient_kernel(const ProductArgs args, const int64_t splits) {
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   const int64_t parts = (args.dim + kGradientDims - 1) / kGradientDims;
   const int64_t total = args.batch * args.x.rows * parts;
-  constexpr int kTogether = kSplitsTogether<C>;
+  constexpr int kTogether = kSplitsTogether<T>;
   for (int64_t item = blockIdx.x * int64_t{kTileWarps} + warp; item < total;
        item += gridDim.x * int64_t{kTileWarps}) {
     const int64_t line = item / parts, batch = line / args.x.rows;
@@ -518,13 +527,13 @@ void gradient_kernel(const ProductArgs args, const int64_t splits) {
     const C* partials = static_cast<const C*>(args.partials) + first * args.dim + dim;
     const bool aligned = args.dim % 4 == 0 && aligned_to_access(partials);
     SIAM_NO_UNROLL
-    for (int64_t s = 0; s < splits; s += kTogether) {
+    for (int rest = static_cast<int>(splits); rest > 0; rest -= kTogether) {
       // Behind the last split there are zeros to add: no sum of these is -0, so they change none.
       Pack<C, 4> part[kTogether];
       double part_weight[kTogether];
       SIAM_UNROLL
       for (int u = 0; u < kTogether; ++u) {
-        const bool there = s + u < splits;
+        const bool there = u < rest;
         part[u] = load_four<C>(partials, there ? count : 0, aligned);
         part_weight[u] = there && !args.signs ? load<double>(sums) : 0.0;
         partials += step;
@@ -573,7 +582,7 @@ inline unsigned warp_grid(int64_t warps, int multiprocessors) {
 template <class Out>
 void launch_mask_typed(const MaskArgs& args, DType dtype, TileDevice device, Stream stream) {
   using C = typename math::Storage<Out>::Compute;
-  const int64_t runs = args.batch * args.rows * ((args.words + kMaskRun - 1) / kMaskRun);
+  const int64_t runs = args.batch * args.rows * ((args.words + kMaskRun<Out> - 1) / kMaskRun<Out>);
   if (runs == 0) return;
   DirectRule<C> rule =
       direct_rule<C>(math::tile_engine(dtype, args.dim, device.capability), args.dim);

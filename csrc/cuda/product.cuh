@@ -7,18 +7,19 @@
 // pairs (math/tiles.h) have a bit in a mask, stay out of both sums, and get w (x - y) directly.
 //
 //                    mask_kernel       product_kernel              gradient_kernel
-//   a block has      4 words           64 rows x 128 dimensions    4 warps, each 128 dimensions
+//   a block has      4 runs of words   64 rows x 128 dimensions    4 warps, each 128 dimensions
 //                                      (signs, double: 64) of one  of one row
 //                                      split of the sum
-//   per thread       1 pair            8 x 8, or 8 x 4             4 dimensions
+//   per thread       8 (double: 4)     8 x 8, or 8 x 4             4 dimensions
 //   stages           -                 2 of 16 (double: 8) terms   -
-//   registers        30                230 (signs, double: 255)    64 (double: 80)
+//   registers        64                230 (signs 200, double 255) 64 (double: 80)
 //   shared memory    -                 25 KiB                      -
 //   blocks an SM     8                 2                           8 (double: 6)
 //   bytes            distances once,   weights once per 128        partial sums, x and the gradient
 //                    1 bit a pair      dimensions, y once per 64   once, a mask once per 128
 //                                      rows, partial sums once     dimensions
 //   FLOPs            3 a pair          2 a term and dimension      2 a split; 3 D a direct pair
+//                                      (signs: 4)
 //
 // A sum is split where there are too few outputs to fill a GPU; the splits are added in order. How
 // many there are depends on the shape alone. Every sum runs in one order.
@@ -36,27 +37,56 @@ SIAM_DEVICE bool is_finite(C x) {
 
 // --- which pairs are direct ----------------------------------------------------------------------
 
+// Words, all of whose loads are on their way together.
+template <class Out>
+constexpr int kMaskRun = sizeof(Out) == 8 ? 4 : 8;
+
 template <class Out>
 SIAM_KERNEL(kTileThreads, 8)
 void mask_kernel(const MaskArgs args, const DirectRule<typename math::Storage<Out>::Compute> rule) {
   using C = typename math::Storage<Out>::Compute;
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
-  const int64_t total = args.batch * args.rows * args.words;
-  for (int64_t word = blockIdx.x * int64_t{kTileWarps} + warp; word < total;
-       word += gridDim.x * int64_t{kTileWarps}) {
-    const int64_t line = word / args.words;  // of all batches
-    const int64_t column = (word - line * args.words) * 32 + lane;
-    bool direct = false;
-    if (column < args.columns) {
-      const C norm1 = load<C>(static_cast<const C*>(args.norms1) + line);
-      const C norm2 =
-          load<C>(static_cast<const C*>(args.norms2) + line / args.rows * args.columns + column);
-      const C d2 = math::widen(
-          load<Out>(static_cast<const Out*>(args.distances) + line * args.columns + column));
-      direct = math::needs_direct(d2, norm1 + norm2, rule.threshold, rule.smallest, rule.largest);
+  constexpr int kRun = kMaskRun<Out>;
+  const int64_t runs = (args.words + kRun - 1) / kRun;
+  const int64_t total = args.batch * args.rows * runs;
+  for (int64_t item = blockIdx.x * int64_t{kTileWarps} + warp; item < total;
+       item += gridDim.x * int64_t{kTileWarps}) {
+    const int64_t line = item / runs;  // of all batches
+    const int64_t word = (item - line * runs) * kRun, column = word * 32 + lane;
+    const int64_t batch = args.batch > 1 ? line / args.rows : 0;
+    const Out* const distances =
+        static_cast<const Out*>(args.distances) + line * args.columns + column;
+    const C* const norms2 = static_cast<const C*>(args.norms2) + batch * args.columns + column;
+    const C norm1 = load<C>(static_cast<const C*>(args.norms1) + line);
+    const int64_t left = args.columns - column;
+    Out d2[kRun]{};
+    C norm2[kRun]{};
+    const auto fetch = [&](int end) {
+      SIAM_UNROLL
+      for (int u = 0; u < kRun; ++u) {
+        if (u * 32 >= end) continue;
+        d2[u] = load<Out>(distances + u * 32);
+        norm2[u] = load<C>(norms2 + u * 32);
+      }
+    };
+    if (left >= kRun * 32) {
+      fetch(kRun * 32);
+    } else {
+      fetch(static_cast<int>(left));
     }
-    const unsigned bits = __ballot_sync(kWarp, direct);
-    if (lane == 0) store(bits, args.mask + word);
+    unsigned own = 0;  // word number `lane`
+    SIAM_UNROLL
+    for (int u = 0; u < kRun; ++u) {
+      const bool direct = math::needs_direct(static_cast<C>(math::widen(d2[u])), norm1 + norm2[u],
+                                             rule.threshold, rule.smallest, rule.largest);
+      const unsigned bits = __ballot_sync(kWarp, direct);
+      if (lane == u) own = bits;
+    }
+    if (lane < kRun && word + lane < args.words) {
+      const int64_t valid = args.columns - (word + lane) * 32;
+      if (valid < 32) own &= (1u << valid) - 1;
+      store(own, args.mask + line * args.words + word + lane);
+    }
   }
 }
 
@@ -89,6 +119,25 @@ SIAM_DEVICE Pack<C, 4> load_four(const T* from, int64_t count, bool aligned) {
     if (e < count) four.element[e] = math::widen(load<T>(from + e));
   }
   return four;
+}
+
+template <class C>
+SIAM_DEVICE void store_four(const Pack<C, 4>& four, C* to, int64_t count, bool aligned) {
+  constexpr int kAccess = 16 / sizeof(C);
+  if (aligned && count >= 4) {
+    SIAM_UNROLL
+    for (int e = 0; e < 4; e += kAccess) {
+      Pack<C, kAccess> part;
+      SIAM_UNROLL
+      for (int k = 0; k < kAccess; ++k) part.element[k] = four.element[e + k];
+      store(part, to + e);
+    }
+    return;
+  }
+  SIAM_UNROLL
+  for (int e = 0; e < 4; ++e) {
+    if (e < count) store(four.element[e], to + e);
+  }
 }
 
 // Four neighbours in shared memory.
@@ -288,8 +337,9 @@ void product_kernel(const ProductArgs args, const ProductLaunch launch,
             SIAM_UNROLL
             for (int j = 0; j < kColumns; ++j) {
               if constexpr (kSigns) {
-                const C delta = minus(own[i][j], y[j]);
-                total[i][j] = total[i][j] + (delta > 0 ? w[i] : delta < 0 ? -w[i] : C(0));
+                // Two comparisons and two predicated additions; one choice of three would branch.
+                if (own[i][j] > y[j]) total[i][j] = total[i][j] + w[i];
+                if (own[i][j] < y[j]) total[i][j] = total[i][j] - w[i];
               } else {
                 total[i][j] = fused(w[i], y[j], total[i][j]);
               }
@@ -354,22 +404,31 @@ void product_kernel(const ProductArgs args, const ProductLaunch launch,
 
 // --- rows of the gradient ------------------------------------------------------------------------
 
-// What one warp adds to 128 dimensions of one row.
+// What one warp adds to 128 dimensions of one row; a lane has four neighbours.
 constexpr int kGradientDims = 4 * 32;
+template <class T>
+constexpr int kSplitsTogether = sizeof(T) == 4 ? 4 : 2;  // whose loads are on their way together
+
+// Loads and stores of four neighbours find out for themselves: that takes no register between.
+template <class T>
+SIAM_DEVICE bool aligned_to_access(const T* p) {
+  return reinterpret_cast<uintptr_t>(p) % (sizeof(T) == 8 ? 16 : 4 * sizeof(T)) == 0;
+}
+template <class C, class T>
+SIAM_DEVICE Pack<C, 4> load_four(const T* from, int64_t count) {
+  return load_four<C>(from, count, aligned_to_access(from));
+}
 
 template <class T>
 struct GradientRow {
   using C = typename math::Storage<T>::Compute;
   const ProductArgs& args;
-  int64_t batch, row, first;
-  C x[4], sum[4];
+  int64_t batch, row, dim;
+  int count;  // of the lane's dimensions that there are; not above 4
+  Pack<C, 4> x, sum;
 
-  SIAM_DEVICE static C element(const TileMatrix& m, int64_t b, int64_t r, int64_t d) {
-    return math::widen(
-        load<T>(static_cast<const T*>(m.data) + b * m.batch_step + r * m.row_step + d));
-  }
-  SIAM_DEVICE int64_t dim(int e) const {
-    return first + static_cast<int>(threadIdx.x) % 32 + 32 * e;
+  SIAM_DEVICE static const T* at(const TileMatrix& m, int64_t b, int64_t r, int64_t d) {
+    return static_cast<const T*>(m.data) + b * m.batch_step + r * m.row_step + d;
   }
 
   SIAM_DEVICE void add_direct(int64_t k, bool own_finite) {
@@ -382,29 +441,36 @@ struct GradientRow {
       const C norm = load<C>(static_cast<const C*>(args.y.norms) + batch * args.y.rows + k);
       if (weight == 0 || (own_finite && !is_finite(norm))) return;
     }
+    const auto y = load_four<C>(at(args.y, batch, k, dim), count);
     SIAM_UNROLL
     for (int e = 0; e < 4; ++e) {
-      if (dim(e) >= args.dim) continue;
-      sum[e] = fused(2 * weight, minus(x[e], element(args.y, batch, k, dim(e))), sum[e]);
+      sum.element[e] = fused(2 * weight, minus(x.element[e], y.element[e]), sum.element[e]);
     }
   }
 
-  // Whether a pair of the row with one of the terms around `k` has a bit in the mask; transposed.
-  SIAM_DEVICE bool near(int64_t k) const {
+  // In which of 32 tiles of terms from `tile` on a pair of the row may have a bit; transposed.
+  SIAM_DEVICE unsigned near_tiles(int64_t tile) const {
     const int64_t down = (args.y.rows + kTileRows - 1) / kTileRows;
     const int64_t across = (args.x.rows + kTileColumns - 1) / kTileColumns;
-    return load<int>(args.near + (batch * down + k / kTileRows) * across + row / kTileColumns) != 0;
+    const int64_t t = tile + static_cast<int>(threadIdx.x) % 32;
+    const bool near =
+        t < down && load<int>(args.near + (batch * down + t) * across + row / kTileColumns) != 0;
+    return __ballot_sync(kWarp, near);
   }
 
   // Pairs with a bit in the mask, in order.
   SIAM_DEVICE void add_masked(bool own_finite) {
+    constexpr int kGroups = kTileRows / 32;  // of a tile
     const int lane = static_cast<int>(threadIdx.x) % 32;
     const int64_t groups = (args.y.rows + 31) / 32;
+    unsigned tiles = 0;
     SIAM_NO_UNROLL
     for (int64_t g = 0; g < groups; g += args.transposed ? 1 : 32) {
       unsigned word = 0, owners;
       if (args.transposed) {
-        if (!near(g * 32)) continue;
+        if (g % (32 * kGroups) == 0) tiles = near_tiles(g / kGroups);
+        if (tiles == 0) g += 32 * kGroups - 1;  // on to the next 32
+        if ((tiles >> (g / kGroups % 32) & 1u) == 0) continue;
         const int64_t k = g * 32 + lane;
         const bool bit =
             k < args.y.rows &&
@@ -440,51 +506,67 @@ template <class T>
 SIAM_KERNEL(kTileThreads, (sizeof(T) == 8 ? 6 : 8))
 void gradient_kernel(const ProductArgs args, const int64_t splits) {
   using C = typename math::Storage<T>::Compute;
-  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   const int64_t parts = (args.dim + kGradientDims - 1) / kGradientDims;
   const int64_t total = args.batch * args.x.rows * parts;
+  constexpr int kTogether = kSplitsTogether<T>;
   for (int64_t item = blockIdx.x * int64_t{kTileWarps} + warp; item < total;
        item += gridDim.x * int64_t{kTileWarps}) {
     const int64_t line = item / parts, batch = line / args.x.rows;
-    GradientRow<T> r{args, batch, line - batch * args.x.rows, (item - line * parts) * kGradientDims,
-                     {},   {}};
+    const int64_t row = line - batch * args.x.rows;
+    const int64_t dim = (item - line * parts) * kGradientDims + 4 * lane;
+    const int64_t left = args.dim - dim;
+    const int count = left < 4 ? static_cast<int>(left) : 4;
+    GradientRow<T> r{args, batch, row, dim, count, {}, {}};
     const C norm = load<C>(static_cast<const C*>(args.x.norms) + line);
     const bool finite = is_finite(norm);
+    r.x = load_four<C>(r.at(args.x, batch, row, dim), count);
     double weight = 0;
-    for (int64_t s = 0; !args.signs && s < splits; ++s) {
-      weight += load<double>(args.sums + (batch * splits + s) * args.x.rows + r.row);
+    const int64_t first = batch * splits * args.x.rows + row, step = args.x.rows * args.dim;
+    const double* sums = args.sums + first;
+    const C* partials = static_cast<const C*>(args.partials) + first * args.dim + dim;
+    const bool aligned = args.dim % 4 == 0 && aligned_to_access(partials);
+    SIAM_NO_UNROLL
+    for (int rest = static_cast<int>(splits); rest > 0; rest -= kTogether) {
+      // Behind the last split there are zeros to add: no sum of these is -0, so they change none.
+      Pack<C, 4> part[kTogether];
+      double part_weight[kTogether];
+      SIAM_UNROLL
+      for (int u = 0; u < kTogether; ++u) {
+        const bool there = u < rest;
+        part[u] = load_four<C>(partials, there ? count : 0, aligned);
+        part_weight[u] = there && !args.signs ? load<double>(sums) : 0.0;
+        partials += step;
+        sums += args.x.rows;
+      }
+      SIAM_UNROLL
+      for (int u = 0; u < kTogether; ++u) {
+        weight += part_weight[u];
+        SIAM_UNROLL
+        for (int e = 0; e < 4; ++e) r.sum.element[e] = r.sum.element[e] + part[u].element[e];
+      }
     }
-    C* const out = static_cast<C*>(args.out) + line * args.dim;
-    SIAM_UNROLL
-    for (int e = 0; e < 4; ++e) {
-      const int64_t d = r.dim(e);
-      if (d >= args.dim) continue;
-      C sum = 0;
-      for (int64_t s = 0; s < splits; ++s) {
-        sum = sum + load<C>(static_cast<const C*>(args.partials) +
-                            ((batch * splits + s) * args.x.rows + r.row) * args.dim + d);
-      }
-      r.x[e] = r.element(args.x, batch, r.row, d);
-      if (!args.signs) {
+    if (!args.signs) {
+      SIAM_UNROLL
+      for (int e = 0; e < 4; ++e) {
         // Of a row that is not finite every pair is direct.
-        const double own = finite ? static_cast<double>(r.x[e]) : 0.0;
-        sum = static_cast<C>(2 * (weight * own - static_cast<double>(sum)));
+        const double own = finite ? static_cast<double>(r.x.element[e]) : 0.0;
+        r.sum.element[e] =
+            static_cast<C>(2 * (weight * own - static_cast<double>(r.sum.element[e])));
       }
-      r.sum[e] = sum;
     }
     if (args.mask != nullptr) r.add_masked(finite);
     if (args.spoilt != nullptr && norm != norm) {
-      const double value = load<double>(args.spoilt + r.row);
+      const double value = load<double>(args.spoilt + row);
       SIAM_UNROLL
-      for (int e = 0; e < 4; ++e) r.sum[e] = value != value ? norm : r.sum[e];
+      for (int e = 0; e < 4; ++e) r.sum.element[e] = value != value ? norm : r.sum.element[e];
     }
+    C* const out = static_cast<C*>(args.out) + line * args.dim + dim;
+    Pack<C, 4> before{};
+    if (args.accumulate) before = load_four<C>(out, count);
     SIAM_UNROLL
-    for (int e = 0; e < 4; ++e) {
-      const int64_t d = r.dim(e);
-      if (d >= args.dim) continue;
-      const C before = args.accumulate ? load<C>(out + d) : C(0);
-      store(before + r.sum[e], out + d);
-    }
+    for (int e = 0; e < 4; ++e) before.element[e] = before.element[e] + r.sum.element[e];
+    store_four(before, out, count, aligned_to_access(out));
   }
 }
 
@@ -500,13 +582,13 @@ inline unsigned warp_grid(int64_t warps, int multiprocessors) {
 template <class Out>
 void launch_mask_typed(const MaskArgs& args, DType dtype, TileDevice device, Stream stream) {
   using C = typename math::Storage<Out>::Compute;
-  const int64_t words = args.batch * args.rows * args.words;
-  if (words == 0) return;
+  const int64_t runs = args.batch * args.rows * ((args.words + kMaskRun<Out> - 1) / kMaskRun<Out>);
+  if (runs == 0) return;
   DirectRule<C> rule =
       direct_rule<C>(math::tile_engine(dtype, args.dim, device.capability), args.dim);
   rule.threshold = static_cast<C>(1.02) * rule.threshold;
-  SIAM_LAUNCH((mask_kernel<Out>), Dim3(warp_grid(words, device.multiprocessors)),
-              Dim3(kTileThreads), 0, stream, args, rule);
+  SIAM_LAUNCH((mask_kernel<Out>), Dim3(warp_grid(runs, device.multiprocessors)), Dim3(kTileThreads),
+              0, stream, args, rule);
 }
 
 }  // namespace siamcuda::cuda

@@ -338,10 +338,6 @@ void launch_store_typed(const TileArgs& args, DType dtype, void* out, bool wide,
 template <class T>
 void launch_squared_cdist_typed(const TileArgs& args, DType dtype, void* out, DType out_dtype,
                                 TileDevice device, Stream stream) {
-  launch_row_norms<T>(args.x1, args.batch, args.dim, device.multiprocessors, stream);
-  if (args.x2.norms != args.x1.norms) {
-    launch_row_norms<T>(args.x2, args.batch, args.dim, device.multiprocessors, stream);
-  }
   launch_store_typed<T>(args, dtype, out, out_dtype != dtype, device, stream);
 }
 

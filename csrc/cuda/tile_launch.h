@@ -72,7 +72,7 @@ struct TileDevice {
 };
 
 // Squared distances of all pairs to `out`, [batch, P, R] contiguous, of out_dtype: that of the
-// inputs, or float32 for 16-bit inputs. Three kernels: norms of x1, norms of x2, tiles.
+// inputs, or float32 for 16-bit inputs. Norms are there: see launch_norms.
 void launch_squared_cdist(const TileArgs& args, DType dtype, void* out, DType out_dtype,
                           TileDevice device, void* stream);
 

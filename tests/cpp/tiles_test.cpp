@@ -71,6 +71,8 @@ std::vector<Out> squared_cdist(TileArgs args, int capability, int multiprocessor
   Buffer n1(norms1.data(), (norms1.size() - 1) * sizeof(C), Access::write, "norms1");
   Buffer n2(norms2.data(), (norms2.size() - 1) * sizeof(C), Access::write, "norms2");
   Buffer o(out.data(), (out.size() - 1) * sizeof(Out), Access::write, "out");
+  launch_row_norms<T>(args.x1, args.batch, args.dim, multiprocessors, 0);
+  launch_row_norms<T>(args.x2, args.batch, args.dim, multiprocessors, 0);
   launch_squared_cdist_typed<T>(args, kDTypeOf<T>, out.data(), kDTypeOf<Out>,
                                 {multiprocessors, capability}, 0);
   SIAM_EQUAL(o.unwritten_bytes(), size_t{0});

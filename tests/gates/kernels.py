@@ -275,8 +275,8 @@ def code_complaints(arch: str, kernel: Kernel, code: Sequence[Instruction]) -> l
         found += _aligned(kernel, code) if kernel.aligned else _unaligned(code)
     if kernel.family in ("tile_kernel", "product_tensor_kernel"):
         found += _tile(arch, kernel, code)
-    if kernel.family == "product_kernel" and kernel.engine != "signs":
-        found += _product(kernel, code)
+    if kernel.family == "product_kernel":
+        found += (_signs if kernel.engine == "signs" else _product)(kernel, code)
     return [f"{arch} {kernel}: {text}" for text in found]
 
 
@@ -350,6 +350,9 @@ PRODUCTS = {
 ABSOLUTE = {"float": ("FADD", 512), "double": ("DADD", 256)}
 #: Four terms of a product with weights, 8 x 8 outputs a thread, or 8 x 4 in double.
 WEIGHTED = {"float": ("FFMA", 256), "double": ("DFMA", 128)}
+#: With signs, 8 x 4 outputs: a comparison and an addition up, and down; four terms, in double one.
+SIGNS = {"float": ("FADD", "FSETP", 256), "double": ("DADD", "DSETP", 64)}
+MIN_SIGNS_SHARE = {"float": 0.85, "double": 0.4}  # in double an addition is chosen by two selects
 MIN_SHARE = {"float": 0.85, "double": 0.8, "Half": 0.7, "BFloat16": 0.6}  # 16 bits are widened
 MMA_BUSY = {"kMma16": 0.75}  # at least, of the time that issue takes; others always
 MMA_CYCLES = 8  # of sm_80's tensor cores, for m16n8k16 and for m16n8k8 in TF32
@@ -389,6 +392,19 @@ def _product(kernel: Kernel, code: Sequence[Instruction]) -> list[str]:
     share = wanted / sum(i.name != "NOP" for i in loop.own)
     least = MIN_SHARE["double" if kernel.storage == "double" else "float"]
     found = [] if share >= least else [f"{name} is {share:.0%} of the main loop, below {least:.0%}"]
+    if sass.narrower(loop.own, "LDS", ACCESS):
+        found.append("shared loads below 16 bytes in the main loop")
+    return found
+
+
+def _signs(kernel: Kernel, code: Sequence[Instruction]) -> list[str]:
+    addition, comparison, wanted = SIGNS[kernel.storage]
+    loop = next((o for o in sass.loops(code) if sass.count(o.own, addition) == wanted), None)
+    if loop is None or sass.count(loop.own, comparison) != wanted:
+        return [f"no loop of {wanted} {addition} and {wanted} {comparison}"]
+    share = 2 * wanted / sum(i.name != "NOP" for i in loop.own)
+    least = MIN_SIGNS_SHARE[kernel.storage]
+    found = [] if share >= least else [f"signs are {share:.0%} of the main loop, below {least:.0%}"]
     if sass.narrower(loop.own, "LDS", ACCESS):
         found.append("shared loads below 16 bytes in the main loop")
     return found

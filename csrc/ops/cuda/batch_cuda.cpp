@@ -113,17 +113,20 @@ void cdist_forward(const at::Tensor& x1, const at::Tensor& x2, at::Tensor& out) 
   memory.check_written();
 }
 
-void cdist_gradient(const at::Tensor& x1, const at::Tensor& x2, const at::Tensor& weights,
-                    const at::Tensor& distances, bool other_end, at::Tensor& gradient) {
-  if (gradient.numel() == 0) return;
+void cdist_backward(const at::Tensor& x1, const at::Tensor& x2, const at::Tensor& weights,
+                    const at::Tensor& distances, std::array<at::Tensor, 2>& gradients) {
+  const auto wanted = [](const at::Tensor& t) { return t.defined() && t.numel() > 0; };
+  if (!wanted(gradients[0]) && !wanted(gradients[1])) return;
   const DeviceGuard guard(x1);
   void* stream = current_stream();
   const cuda::TileDevice device = device_in_use();
   const DType dtype = dtype_of(x1.scalar_type());
   const int64_t batch = x1.size(0), dim = x1.size(2);
+  const auto compute = x1.options().dtype(compute_type(x1.scalar_type()));
   LaunchMemory memory;
+  // Norms and the mask serve both sides.
   const Rows a(x1, memory, device, stream), b(x2, memory, device, stream);
-  const at::Tensor w = weights.to(gradient.scalar_type());
+  const at::Tensor w = weights.to(compute.dtype());
   const int64_t words = pieces(x2.size(1), 32);
   const auto ints = x1.options().dtype(at::kInt);
   const at::Tensor mask = at::empty({batch, x1.size(1), words}, ints);
@@ -132,7 +135,6 @@ void cdist_gradient(const at::Tensor& x1, const at::Tensor& x2, const at::Tensor
   memory.reads(w, "weights");
   memory.reads(distances, "distances");
   memory.scratch(mask, "mask");
-  memory.writes(gradient, "gradient");
   auto* const bits = reinterpret_cast<unsigned*>(mask.mutable_data_ptr<int>());
   cuda::launch_mask({distances.const_data_ptr(), a.matrix.norms, b.matrix.norms, batch, x1.size(1),
                      x2.size(1), dim, bits, words},
@@ -140,33 +142,33 @@ void cdist_gradient(const at::Tensor& x1, const at::Tensor& x2, const at::Tensor
   cuda::launch_near({bits, batch, x1.size(1), words, near.mutable_data_ptr<int>()}, device, stream);
   check_launch("squared_cdist_backward");
 
-  cuda::ProductArgs args{};
-  args.x = other_end ? b.matrix : a.matrix;
-  args.y = other_end ? a.matrix : b.matrix;
-  args.batch = batch;
-  args.dim = dim;
-  args.weights = w.const_data_ptr();
-  args.mask = bits;
-  args.mask_words = words;
-  args.near = near.const_data_ptr<int>();
-  args.transposed = other_end;
-  args.every_pair = true;
-  args.out = gradient.mutable_data_ptr();
   ProductScratch scratch;
-  scratch.reserve(batch, args.x.rows, args.y.rows, dim, false, gradient.options());
-  scratch.allocate(memory);
-  scratch.give(args);
-  cuda::launch_product(args, dtype, device, stream);
-  check_launch("squared_cdist_backward");
-  memory.check_written();
-}
-
-void cdist_backward(const at::Tensor& x1, const at::Tensor& x2, const at::Tensor& weights,
-                    const at::Tensor& distances, std::array<at::Tensor, 2>& gradients) {
   for (int side = 0; side < 2; ++side) {
-    if (!gradients[side].defined()) continue;
-    cdist_gradient(x1, x2, weights, distances, side == 1, gradients[side]);
+    if (!wanted(gradients[side])) continue;
+    memory.writes(gradients[side], "gradient");
+    scratch.reserve(batch, (side == 0 ? x1 : x2).size(1), (side == 0 ? x2 : x1).size(1), dim, false,
+                    compute);
   }
+  scratch.allocate(memory);
+  for (int side = 0; side < 2; ++side) {
+    if (!wanted(gradients[side])) continue;
+    cuda::ProductArgs args{};
+    args.x = side == 0 ? a.matrix : b.matrix;
+    args.y = side == 0 ? b.matrix : a.matrix;
+    args.batch = batch;
+    args.dim = dim;
+    args.weights = w.const_data_ptr();
+    args.mask = bits;
+    args.mask_words = words;
+    args.near = near.const_data_ptr<int>();
+    args.transposed = side == 1;
+    args.every_pair = true;
+    args.out = gradients[side].mutable_data_ptr();
+    scratch.give(args);
+    cuda::launch_product(args, dtype, device, stream);
+    check_launch("squared_cdist_backward");
+  }
+  memory.check_written();
 }
 
 // --- pairs ---------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 import siamcuda
-from bench import batch, harness
+from bench import batch, gpu, harness
 
 LOSSES: dict[str, tuple[str, dict[str, Any]]] = {
     "contrastive": ("batch_contrastive_loss", {"margin": 2.0}),
@@ -62,18 +62,9 @@ def microseconds(step: Callable[[], object], rounds: int) -> float:
     return statistics.median(found)
 
 
-def captured(step: Callable[[], object]) -> Callable[[], None]:
+def captured(step: Callable[[], object]) -> Callable[[], object]:
     """The step as a CUDA graph."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
-    return graph.replay
+    return gpu.capture(harness.Peer("ours", "siamcuda", step, None)).step
 
 
 def add_up(events: Iterable[Any]) -> list[tuple[float, int, str]]:

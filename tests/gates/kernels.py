@@ -353,6 +353,7 @@ WEIGHTED = {"float": ("FFMA", 256), "double": ("DFMA", 128)}
 #: With signs, 8 x 4 outputs: a comparison and an addition up, and down; four terms, in double one.
 SIGNS = {"float": ("FADD", "FSETP", 256), "double": ("DADD", "DSETP", 64)}
 MIN_SIGNS_SHARE = {"float": 0.85, "double": 0.4}  # in double an addition is chosen by two selects
+MIN_WEIGHTED = {"float": 0.85, "double": 0.78}
 MIN_SHARE = {"float": 0.85, "double": 0.8, "Half": 0.7, "BFloat16": 0.6}  # 16 bits are widened
 MMA_BUSY = {"kMma16": 0.75}  # at least, of the time that issue takes; others always
 MMA_CYCLES = 8  # of sm_80's tensor cores, for m16n8k16 and for m16n8k8 in TF32
@@ -390,7 +391,7 @@ def _product(kernel: Kernel, code: Sequence[Instruction]) -> list[str]:
     if loop is None:
         return [f"no loop of {wanted} {name}"]
     share = wanted / sum(i.name != "NOP" for i in loop.own)
-    least = MIN_SHARE["double" if kernel.storage == "double" else "float"]
+    least = MIN_WEIGHTED["double" if kernel.storage == "double" else "float"]
     found = [] if share >= least else [f"{name} is {share:.0%} of the main loop, below {least:.0%}"]
     if sass.narrower(loop.own, "LDS", ACCESS):
         found.append("shared loads below 16 bytes in the main loop")

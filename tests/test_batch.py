@@ -330,6 +330,33 @@ def test_promise_2_nan_in_ref_is_nobodys_partner(case, level):
     assert not gradients[1][4].any()
 
 
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("upstream", [1.0, -2.5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("case", ONE_EACH, ids=lambda c: c.name)
+def test_either_side_alone(case, dtype, upstream, kept, level):
+    """Gradients that forward made for both sides, of which one is asked for."""
+    x, y = case.make(9, 5, dtype, 12, classes=3)
+
+    def gradients(wanted):
+        loss = case.call(case.function, x, y)
+        grad = torch.tensor(upstream, dtype=dtype)
+        return torch.autograd.grad(loss, wanted, grad, retain_graph=kept)
+
+    both = gradients(x)
+    for side in range(2):
+        (alone,) = gradients([x[side]])
+        assert torch.equal(alone, both[side])
+    # Nobody's gradient is another's memory.
+    loss = case.call(case.function, x, y)
+    first = torch.autograd.grad(loss, x, retain_graph=True)
+    copies = [t.clone() for t in first]
+    second = torch.autograd.grad(loss, x)
+    for t in second:
+        t.zero_()
+    assert all(torch.equal(a, b) for a, b in zip(first, copies, strict=True))
+
+
 @pytest.mark.parametrize("refs", [None, 70])
 @pytest.mark.parametrize("columns", [36, 130])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

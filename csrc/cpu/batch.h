@@ -142,6 +142,7 @@ struct TripletTask {
   uint8_t* flags;      // [group, row_step]
   C* group_rows;       // [group rounded up, padded]; null if whole
   bool whole;          // the group is the batch, which meets itself
+  double factor;       // of the gradients: 2, divided by what the loss is divided by
   C* anchor_gradient;  // [rows, D] added to, or null
   C* column_gradient;  // [columns, D] added to, or null
 

@@ -192,7 +192,7 @@ void anchor_gradients(const TripletTask<C>& task, int64_t begin, int64_t end) {
       C* out = task.anchor_gradient + (task.group_first + first + r) * columns;
       const C* sum = gradient.data() + r * g.padded;
       for (int64_t d = 0; d < columns; ++d) {
-        out[d] += static_cast<C>(2 * (weight_sum[r] * own[r * g.padded + d] - sum[d]));
+        out[d] += static_cast<C>(task.factor * (weight_sum[r] * own[r * g.padded + d] - sum[d]));
       }
     }
   }
@@ -235,7 +235,7 @@ void column_rows(const TripletTask<C>& task, int64_t begin, int64_t end) {
       const C* own = all.rows + (first + r) * g.padded;
       const C* sum = gradient.data() + r * g.padded;
       for (int64_t d = 0; d < columns; ++d) {
-        out[d] += static_cast<C>(2 * (weight_sum[r] * own[d] - sum[d]));
+        out[d] += static_cast<C>(task.factor * (weight_sum[r] * own[d] - sum[d]));
       }
     }
   }

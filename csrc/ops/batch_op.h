@@ -238,9 +238,10 @@ struct BatchOp<L, Params (*)(O...)> {
   // --- autograd ----------------------------------------------------------------------------------
 
   // Note [Gradients of a batch]: a loss reduced to a number makes its gradients while it has the
-  // distances, 4B²D FLOPs in all; backward scales a copy of them, so that it may run any number of
-  // times. reduction="none" and traced calls compute them in backward. A graph of the gradient is
-  // made by plain PyTorch operators, which alone build B×B.
+  // distances, 4B²D FLOPs in all. Backward hands them out where nobody can ask again, as the paired
+  // losses do (see Note [Gradients made in forward]), and otherwise scales a copy, so that it may
+  // run any number of times. reduction="none" and traced calls compute them in backward. A graph of
+  // the gradient is made by plain PyTorch operators, which alone build B×B.
   struct Function : torch::autograd::Function<Function> {
     static constexpr bool is_traceable = true;
 
@@ -287,6 +288,33 @@ struct BatchOp<L, Params (*)(O...)> {
                            std::get<n>(options), std::get<n + 1>(options));
     }
 
+    // The gradient that forward made of a side; those of both sides, or of the only one that could
+    // be asked for.
+    static const Tensor& made(const torch::autograd::variable_list& saved, int side) {
+      return saved[saved.size() == 6 ? 4 + side : 4];
+    }
+
+    // Half precision has gradients in float32 to be rounded: those are copies anyway.
+    static bool hand_out(const torch::autograd::variable_list& saved, Mask mask, const Tensor& grad,
+                         torch::autograd::variable_list& result) {
+      if (torch::autograd::get_current_graph_task_keep_graph() ||
+          at::areAnyTensorSubclassLike({grad})) {
+        return false;
+      }
+      torch::autograd::variable_list wanted;
+      for (int side = 0; side < 2; ++side) {
+        if (!mask[side]) continue;
+        wanted.push_back(made(saved, side));
+        if (wanted.back().scalar_type() != saved[0].scalar_type()) return false;
+      }
+      const Backend* backend = backend_of(wanted[0]);
+      if (backend == nullptr || !backend->scale(wanted, grad)) return false;
+      for (int side = 0; side < 2; ++side) {
+        if (mask[side]) result[2 * side] = made(saved, side);
+      }
+      return true;
+    }
+
     static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
                                                    torch::autograd::variable_list grads) {
       torch::autograd::variable_list result(6);
@@ -296,11 +324,10 @@ struct BatchOp<L, Params (*)(O...)> {
                       saved[2].defined() && context->needs_input_grad(2)};
       if (!mask[0] && !mask[1]) return result;
       if (saved.size() > 4 && !at::GradMode::is_enabled()) {
-        size_t at = 4;
+        if (hand_out(saved, mask, grads[0], result)) return result;
         for (int side = 0; side < 2; ++side) {
           if (!mask[side]) continue;
-          const Tensor& input = saved[2 * side];
-          result[2 * side] = (saved[at++] * grads[0]).to(input.scalar_type());
+          result[2 * side] = (made(saved, side) * grads[0]).to(saved[2 * side].scalar_type());
         }
         return result;
       }

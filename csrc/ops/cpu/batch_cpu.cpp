@@ -69,13 +69,10 @@ const C* upstream_of(const BatchPass& pass) {
   return pass.upstream.defined() ? pass.upstream.const_data_ptr<C>() : nullptr;
 }
 
-void finish(BatchPass& pass, const std::vector<cpu::BatchStats>& all, double share, double valid) {
-  double total = 0;
-  const double* values = pass.values.const_data_ptr<double>();
-  for (int64_t i = 0; i < pass.values.numel(); ++i) total += values[i];
-  pass.total = at::scalar_tensor(total, pass.values.options());
+cpu::BatchStats add_up(const std::vector<cpu::BatchStats>& all) {
   cpu::BatchStats sum{};
   for (const cpu::BatchStats& one : all) {
+    sum.valid += one.valid;
     sum.active += one.active;
     sum.collapsed += one.collapsed;
     sum.positives += one.positives;
@@ -83,10 +80,28 @@ void finish(BatchPass& pass, const std::vector<cpu::BatchStats>& all, double sha
     sum.positive_distance += one.positive_distance;
     sum.negative_distance += one.negative_distance;
   }
+  return sum;
+}
+
+double divisor_of(const BatchPass& pass, double terms, double active) {
+  if (pass.divide_by < 0) return 1;
+  return std::max(1.0, pass.divide_by == 0 ? terms : active);
+}
+
+// `done`: what the gradients have been divided by on the way.
+void finish(BatchPass& pass, const cpu::BatchStats& sum, double share, double terms, double done) {
+  const double active = share * static_cast<double>(sum.active);
+  const double divisor = divisor_of(pass, terms, active);
+  double total = 0;
+  const double* values = pass.values.const_data_ptr<double>();
+  for (int64_t i = 0; i < pass.values.numel(); ++i) total += values[i];
+  pass.total = at::scalar_tensor(total / divisor, pass.values.options());
+  pass.divided = pass.divide_by >= 0;
+  if (done != divisor) pass.scale = at::scalar_tensor(done / divisor, pass.values.options());
   pass.counts = at::empty({5}, pass.values.options());
   double* counts = pass.counts.mutable_data_ptr<double>();
-  counts[0] = valid;
-  counts[1] = share * static_cast<double>(sum.active);
+  counts[0] = terms;
+  counts[1] = active;
   counts[2] = share * static_cast<double>(sum.collapsed);
   counts[3] = sum.positive_distance / std::max<double>(1, static_cast<double>(sum.positives));
   counts[4] = sum.negative_distance / std::max<double>(1, static_cast<double>(sum.negatives));
@@ -122,7 +137,11 @@ void run_pairs(const BatchLoss& loss, const BatchOptions& options, const BatchOp
   task.row_class = classes.row_class.data();
   task.column_class = classes.column_class.data();
   task.self = joined ? 0 : operands.self >= 0 ? operands.self : kNobody;
-  task.share = task.weight_share = halved ? 0.5 : 1.0;
+  const int64_t met = std::max<int64_t>(halved ? ref.rows - 1 : ref.rows, 0);
+  task.share = halved ? 0.5 : 1.0;
+  const double terms = task.share * static_cast<double>(x.rows * met);
+  const double divisor = pass.divide_by == 0 ? divisor_of(pass, terms, 0) : 1.0;
+  task.weight_share = task.share / divisor;
   task.row_factor = 1;
   task.column_factor = joined ? 1 : 0;
   task.row_upstream = upstream_of<C>(pass);
@@ -173,9 +192,7 @@ void run_pairs(const BatchLoss& loss, const BatchOptions& options, const BatchOp
       level.spoil_anchors(meetings.pairs, begin, end);
     });
   }
-  const int64_t met = halved ? ref.rows - 1 : ref.rows;
-  finish(pass, stats, task.share,
-         task.share * static_cast<double>(x.rows * std::max<int64_t>(met, 0)));
+  finish(pass, add_up(stats), task.share, terms, divisor);
 }
 
 // --- triplets ------------------------------------------------------------------------------------
@@ -266,6 +283,13 @@ void run_triplets(const BatchOptions& options, const BatchOperands& operands, Ba
   task.picked = dense ? nullptr : picked.data();
   task.picked_weight = dense ? nullptr : picked_weight.data();
   const int64_t panels = round_up(x.rows, g.panel_rows) / g.panel_rows;
+  // Once every anchor is mined, before there are gradients, what they are divided by is known.
+  double divisor = 1;
+  const auto divide_by = [&](const std::vector<cpu::BatchStats>& mined) {
+    const cpu::BatchStats sum = add_up(mined);
+    return divisor_of(pass, static_cast<double>(sum.valid), static_cast<double>(sum.active));
+  };
+  task.factor = 2;
 
   if (!dense || !backward) {
     task.group_count = x.rows;
@@ -281,6 +305,10 @@ void run_triplets(const BatchOptions& options, const BatchOperands& operands, Ba
     } else {
       at::parallel_for(0, panels, grain_of(g, x.columns, ref.rows),
                        [&](int64_t begin, int64_t end) { level.anchor_rows(task, begin, end); });
+    }
+    if (backward && !dense) {
+      divisor = divide_by(stats);
+      for (C& weight : picked_weight) weight *= static_cast<C>(1 / divisor);
     }
     if (backward && task.anchor_gradient) {
       scatter_picks(level, task, true, joined, task.anchor_gradient);
@@ -310,6 +338,10 @@ void run_triplets(const BatchOptions& options, const BatchOperands& operands, Ba
       at::parallel_for(0, round_up(task.group_count, g.panel_rows) / g.panel_rows,
                        grain_of(g, x.columns, ref.rows),
                        [&](int64_t begin, int64_t end) { level.anchor_rows(task, begin, end); });
+      if (task.whole) {
+        divisor = divide_by(stats);
+        task.factor = 2 / divisor;
+      }
       if (task.anchor_gradient) {
         at::parallel_for(0, round_up(task.group_count, g.panel_rows) / g.panel_rows,
                          grain_of(g, x.columns, ref.rows), [&](int64_t begin, int64_t end) {
@@ -321,9 +353,8 @@ void run_triplets(const BatchOptions& options, const BatchOperands& operands, Ba
                        [&](int64_t begin, int64_t end) { level.column_rows(task, begin, end); });
     }
   }
-  int64_t valid = 0;
-  for (const cpu::BatchStats& one : stats) valid += one.valid;
-  finish(pass, stats, 1.0, static_cast<double>(valid));
+  const cpu::BatchStats sum = add_up(stats);
+  finish(pass, sum, 1.0, static_cast<double>(sum.valid), divisor);
 }
 
 void run_cpu(const BatchLoss& loss, const BatchOptions& options, const BatchOperands& operands,

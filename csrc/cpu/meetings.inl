@@ -188,6 +188,7 @@ void add_meetings(const Meetings<C>& task, int64_t begin, int64_t end) {
   const TileGeometry g = tile_geometry<C>(columns);
   const int64_t panels = g.meeting / kTileRows;
   Aligned<C> local(kTileRows * g.padded);
+  Aligned<double> turned(kTile);  // what is near, row by row of the second block
   for (int64_t u = begin; u < end; ++u) {
     const int64_t m = u / (2 * panels), q = u % panels;
     const int which = static_cast<int>(u / panels % 2);
@@ -211,23 +212,29 @@ void add_meetings(const Meetings<C>& task, int64_t begin, int64_t end) {
       std::copy_n(out + r * columns, columns, to + r * g.padded);
     }
 
-    const auto near = [&](int r, int64_t c, double weight) {
-      if (weight == 0) return;
-      add_near<C, kSquares>(
-          weight, mine.matrix, first + r, own + r * g.padded, mine.chunk.finite[at + r] != 0,
-          theirs.matrix, theirs.chunk.first + j + c, others + c * g.padded,
-          theirs.chunk.finite[j + c] != 0, g.padded, to + r * g.padded, task.isolated);
-    };
-    if (!second && task.have_near[m * panels + q]) {
-      const double* const from = task.near + (m * panels + q) * kTile;
-      for (int r = 0; r < count; ++r) {
-        for (int64_t c = 0; c < n; ++c) near(r, c, from[r * kScratchStep + c]);
+    const uint8_t* const have = task.have_near + m * panels;
+    const double* near = task.near + m * panels * kTile;
+    bool any = second ? false : have[q] != 0;
+    if (second) {
+      any = std::any_of(have, have + (n + kTileRows - 1) / kTileRows, [](uint8_t h) { return h; });
+      for (int64_t c = 0; any && c < n; ++c) {
+        const double* const from = near + c * kScratchStep + q * kTileRows;
+        const bool there = have[c / kTileRows] != 0;
+        for (int r = 0; r < count; ++r) turned.data()[r * kScratchStep + c] = there ? from[r] : 0.0;
       }
     }
-    for (int64_t c = 0; second && c < n; ++c) {
-      if (!task.have_near[m * panels + c / kTileRows]) continue;
-      const double* const from = task.near + m * panels * kTile + c * kScratchStep + q * kTileRows;
-      for (int r = 0; r < count; ++r) near(r, c, from[r]);
+    near = second ? turned.data() : near + q * kTile;
+    for (int r = 0; any && r < count; ++r) {
+      C* const row = to + r * g.padded;
+      Differences<C> differences(own + r * g.padded, g.padded, row);
+      for (int64_t c = 0; c < n; ++c) {
+        const double weight = near[r * kScratchStep + c];
+        if (weight == 0) continue;
+        add_near<C, kSquares>(weight, mine.matrix, first + r, mine.chunk.finite[at + r] != 0,
+                              theirs.matrix, theirs.chunk.first + j + c, others + c * g.padded,
+                              theirs.chunk.finite[j + c] != 0, differences, row, task.isolated);
+      }
+      differences.flush();
     }
 
     if (!kSquares) {

@@ -95,16 +95,17 @@ __attribute__((noinline)) void add_weighted_signs(const C* weights, int64_t row_
 }
 
 // What a pair that no product can do gives to one of its ends, row i of x: w · (y − x), or
-// w · sign(x − y). Isolated: a row that is not finite gives nothing to one that is.
+// w · sign(x − y): as a rule by way of the differences of that row. Isolated: a row that is not
+// finite gives nothing to one that is.
 template <class C, bool kSquares>
-SIAM_INLINE void add_near(double weight, const Matrix& x, int64_t i, const C* own, bool own_finite,
+SIAM_INLINE void add_near(double weight, const Matrix& x, int64_t i, bool own_finite,
                           const Matrix& y, int64_t j, const C* other, bool other_finite,
-                          int64_t padded, C* gradient, bool isolated = true) {
+                          Differences<C>& differences, C* gradient, bool isolated = true) {
   if (weight == 0 || (isolated && own_finite && !other_finite)) return;
   const double size = std::fabs(weight);
   if (kSquares && own_finite && other_finite && size >= SafeRange<C>::kLow &&
       size <= SafeRange<C>::kHigh) {
-    return add_difference(static_cast<C>(weight), own, other, padded, gradient);
+    return differences.add(static_cast<C>(weight), other);
   }
   for (int64_t d = 0; d < x.columns; ++d) {
     const double difference = element(y, j, d) - element(x, i, d);
@@ -319,12 +320,14 @@ void run_pairs(const PairTask<C>& task, const typename F::Params& params, int64_
                        gradient ? scratch->near : nullptr, *scratch, stats)) {
             continue;
           }
+          C* const to = gradient + r * g.padded;
+          Differences<C> differences(panel[q].rows + r * g.padded, g.padded, to);
           for (int c = 0; c < n; ++c) {
-            add_near<C, kSquares>(scratch->near[c], task.x, panel[q].first + r,
-                                  panel[q].rows + r * g.padded, panel[q].finite[r], task.ref,
-                                  task.chunk.first + j + c, others + c * g.padded,
-                                  task.chunk.finite[j + c], g.padded, gradient + r * g.padded);
+            add_near<C, kSquares>(scratch->near[c], task.x, panel[q].first + r, panel[q].finite[r],
+                                  task.ref, task.chunk.first + j + c, others + c * g.padded,
+                                  task.chunk.finite[j + c], differences, to);
           }
+          differences.flush();
         }
         if (!gradient) continue;
         for (int r = panel[q].count; r < kTileRows; ++r) {

@@ -47,6 +47,62 @@ SIAM_INLINE void add_difference(C w, const C* x, const C* y, int64_t padded, C* 
   }
 }
 
+// The same for many y with one x: some are gathered, and then both x and the sums stay in registers
+// while they are added in order. Where embeddings collapsed, or are far from 0, most pairs come
+// here.
+template <class C>
+class Differences {
+ public:
+  SIAM_INLINE Differences(const C* x, int64_t padded, C* to) : x_(x), padded_(padded), to_(to) {}
+  SIAM_INLINE void add(C weight, const C* y) {
+    if (count_ == kMost) flush();
+    weight_[count_] = weight;
+    y_[count_++] = y;
+  }
+  // Must be called in the end.
+  SIAM_INLINE void flush() {
+    constexpr int kWidth = Vec<C>::kWidth;
+    if (count_ == 1) {
+      add_difference(weight_[0], x_, y_[0], padded_, to_);
+    } else if (count_ > 1) {
+      int64_t d = 0;
+      for (; d + kVectors * kWidth <= padded_; d += kVectors * kWidth) add_chunk<kVectors>(d);
+      for (; d < padded_; d += kWidth) add_chunk<1>(d);
+    }
+    count_ = 0;
+  }
+
+ private:
+  static constexpr int kMost = 32, kVectors = sizeof(Vec<C>) == 64 ? 8 : 4;
+
+  template <int kChunk>
+  SIAM_INLINE void add_chunk(int64_t d) {
+    Vec<C> own[kChunk], sum[kChunk];
+#pragma GCC unroll 8
+    for (int v = 0; v < kChunk; ++v) {
+      own[v] = load(x_ + d + v * Vec<C>::kWidth);
+      sum[v] = load(to_ + d + v * Vec<C>::kWidth);
+    }
+    for (int k = 0; k < count_; ++k) {
+      const Vec<C> weight(weight_[k]);
+      const C* const y = y_[k] + d;
+#pragma GCC unroll 8
+      for (int v = 0; v < kChunk; ++v) {
+        sum[v] = multiply_add(weight, load(y + v * Vec<C>::kWidth) - own[v], sum[v]);
+      }
+    }
+#pragma GCC unroll 8
+    for (int v = 0; v < kChunk; ++v) store(to_ + d + v * Vec<C>::kWidth, sum[v]);
+  }
+
+  const C* x_;
+  int64_t padded_;
+  C* to_;
+  int count_ = 0;
+  C weight_[kMost];
+  const C* y_[kMost];
+};
+
 inline double element(const Matrix& m, int64_t row, int64_t k) {
   const int64_t at = row * m.step + k;
   switch (m.dtype) {

@@ -174,16 +174,18 @@ void anchor_gradients(const TripletTask<C>& task, int64_t begin, int64_t end) {
         C* const row = sums.data() + r * kScratchStep;
         C* const to = gradient.data() + r * g.padded;
         const uint8_t* const flags = task.flags + (first + r) * step + j;
+        Differences<C> differences(own + r * g.padded, g.padded, to);
         each_flagged(flags, n, [&](int64_t c) {
           const C weight = row[c];
           row[c] = 0;
           if (weight == 0) return;
           if (flags[c] == 1) {
-            add_difference(weight, own + r * g.padded, all.rows + (j + c) * g.padded, g.padded, to);
+            differences.add(weight, all.rows + (j + c) * g.padded);
           } else if (!finite || all.finite[j + c]) {
             add_exact_difference(weight, task.x, i, task.ref, j + c, to);
           }
         });
+        differences.flush();
         weight_sum[r] += sum_weights(row, n);
       }
       add_weighted_rows(sums.data(), all.rows + j * g.padded, n, g.padded, gradient.data());

@@ -297,10 +297,7 @@ struct BatchOp<L, Params (*)(O...)> {
     // Half precision has gradients in float32 to be rounded: those are copies anyway.
     static bool hand_out(const torch::autograd::variable_list& saved, Mask mask, const Tensor& grad,
                          torch::autograd::variable_list& result) {
-      if (torch::autograd::get_current_graph_task_keep_graph() ||
-          at::areAnyTensorSubclassLike({grad})) {
-        return false;
-      }
+      if (!may_hand_out(grad)) return false;
       torch::autograd::variable_list wanted;
       for (int side = 0; side < 2; ++side) {
         if (!mask[side]) continue;

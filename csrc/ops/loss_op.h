@@ -60,6 +60,14 @@ struct Kept<std::string_view> {
 template <size_t>
 using TensorArgument = const Tensor&;
 
+// Note [Gradients made in forward]: whether backward may hand out what forward made. Not where the
+// graph is kept or a graph of the gradient is asked for, since whoever gets a gradient may write
+// into it; nor under tracing. Then they are computed anew.
+inline bool may_hand_out(const Tensor& grad) {
+  return !at::GradMode::is_enabled() && !torch::autograd::get_current_graph_task_keep_graph() &&
+         !at::areAnyTensorSubclassLike({grad});
+}
+
 template <class F>
 constexpr int kTensors = FirstInputs<F>::kInputs + (F::kHasTarget ? 1 : 0);
 
@@ -334,13 +342,6 @@ struct LossOp<F, Params (*)(O...), std::index_sequence<I...>> {
       keep(context, options);
       return results[0];
     }
-    // Note [Gradients made in forward]: whether backward may hand out what forward made. Not where
-    // the graph is kept or a graph of the gradient is asked for, since whoever gets a gradient may
-    // write into it; nor under tracing. Then they are computed anew.
-    static bool hands_out(const Tensor& grad) {
-      return !at::GradMode::is_enabled() && !torch::autograd::get_current_graph_task_keep_graph() &&
-             !at::areAnyTensorSubclassLike({grad});
-    }
     static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
                                                    torch::autograd::variable_list grads) {
       torch::autograd::variable_list result(kTensors<F> + 2);
@@ -354,7 +355,7 @@ struct LossOp<F, Params (*)(O...), std::index_sequence<I...>> {
       if (!any) return result;
       // Unpacked in any case: this is where a modified input is noticed.
       auto saved = context->get_saved_variables();
-      if (saved.size() > kTensors<F> && hands_out(grads[0])) {
+      if (saved.size() > kTensors<F> && may_hand_out(grads[0])) {
         torch::autograd::variable_list made;
         for (int j = 0; j < kInputs; ++j) {
           if (mask[j]) made.push_back(std::move(saved[kTensors<F> + j]));

@@ -84,9 +84,8 @@ struct SelectSink {
 // Per row: the nearest mate; then impostors at most as far, and the nearest of them.
 template <class C>
 struct RankSink {
-  C* mate;          // [rows] +inf at first
-  uint8_t* mated;   // [rows] whether a mate's distance is a number
-  C* impostor;      // [rows] +inf at first
+  C* mate;          // [rows] NaN at first
+  C* impostor;      // [rows] NaN at first
   int64_t* within;  // [rows] impostors at distance ≤ mate
   int64_t self;     // the column that is row 0 itself and no mate; far negative: none is
 };

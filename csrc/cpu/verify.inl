@@ -263,6 +263,12 @@ struct TakeSelect {
   }
 };
 
+// The lesser of two, where NaN is none.
+template <class C>
+SIAM_INLINE C nearer(C a, C b) {
+  return (b == b) & !(a <= b) ? b : a;
+}
+
 template <class C>
 struct TakeMates {
   RankSink<C>& sink;
@@ -271,14 +277,10 @@ struct TakeMates {
   SIAM_INLINE void take(int64_t i, int64_t column, int n, const C* d, bool) {
     if (!kGenuine) return;
     C nearest = sink.mate[i];
-    bool any = sink.mated[i] != 0;
     for (int c = 0; c < n; ++c) {
-      const bool mate = (column + c != sink.self + i) & (d[c] == d[c]);
-      nearest = mate & (d[c] < nearest) ? d[c] : nearest;
-      any |= mate;
+      if (column + c != sink.self + i) nearest = nearer(nearest, d[c]);
     }
     sink.mate[i] = nearest;
-    sink.mated[i] = any;
   }
 };
 
@@ -289,13 +291,20 @@ struct TakeRanks {
   template <bool kGenuine>
   SIAM_INLINE void take(int64_t i, int64_t, int n, const C* d, bool) {
     if (kGenuine) return;
+    constexpr int kWidth = Vec<C>::kWidth;
     const C mate = sink.mate[i];
-    C nearest = sink.impostor[i];
     Flag<C> within = 0;
     for (int c = 0; c < n; ++c) within += d[c] <= mate ? 1 : 0;
-    for (int c = 0; c < n; ++c) nearest = d[c] < nearest ? d[c] : nearest;
+    C least[kWidth];  // so many at once: one minimum after the other would wait for the last
+    std::fill_n(least, kWidth, sink.impostor[i]);
+    int c = 0;
+    for (; c + kWidth <= n; c += kWidth) {
+      for (int l = 0; l < kWidth; ++l) least[l] = nearer(least[l], d[c + l]);
+    }
+    for (; c < n; ++c) least[0] = nearer(least[0], d[c]);
+    for (int l = 1; l < kWidth; ++l) least[0] = nearer(least[0], least[l]);
     sink.within[i] += within;
-    sink.impostor[i] = nearest;
+    sink.impostor[i] = least[0];
   }
 };
 

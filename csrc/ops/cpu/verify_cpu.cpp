@@ -80,10 +80,10 @@ struct Counters {
   int64_t pending = 0;
 
   explicit Counters(int64_t size) : counts(size) {}
-  // Before another `pairs`, each of which adds at most `weight` to one counter.
-  void reserve(int64_t pairs, int64_t* total, std::mutex& mutex) {
-    if (pending + pairs >= kMostPending) flush(total, mutex);
-    pending += pairs;
+  // Before what may add this much to one counter.
+  void reserve(int64_t most, int64_t* total, std::mutex& mutex) {
+    if (pending + most >= kMostPending) flush(total, mutex);
+    pending += most;
   }
   void flush(int64_t* total, std::mutex& mutex) {
     const std::lock_guard<std::mutex> lock(mutex);
@@ -338,22 +338,18 @@ template <class C>
 void ranks(Sweep<C>& sweep, std::optional<int64_t> diagonal, at::Tensor& mate, at::Tensor& impostor,
            at::Tensor& within) {
   const VerifyLevel<C> level = verify_level<C>();
-  std::vector<uint8_t> mated(sweep.task.x.rows);
-  cpu::RankSink<C> sink{mate.mutable_data_ptr<C>(), mated.data(), impostor.mutable_data_ptr<C>(),
+  cpu::RankSink<C> sink{mate.mutable_data_ptr<C>(), impostor.mutable_data_ptr<C>(),
                         within.mutable_data_ptr<int64_t>(),
                         diagonal ? *diagonal : std::numeric_limits<int64_t>::min() / 2};
   // A row belongs to one thread at a time, and its least distance to no order.
-  sweep.task.genuine_only = true;
-  sweep.each([&](const cpu::SweepTask<C>& task, int64_t begin, int64_t end, int64_t) {
-    level.mates(task, sink, begin, end);
-  });
-  for (size_t i = 0; i < mated.size(); ++i) {
-    if (!mated[i]) sink.mate[i] = std::numeric_limits<C>::quiet_NaN();
-  }
-  sweep.task.genuine_only = false;
-  sweep.each([&](const cpu::SweepTask<C>& task, int64_t begin, int64_t end, int64_t) {
-    level.ranks(task, sink, begin, end);
-  });
+  const auto pass = [&](bool genuine_only, auto kernel) {
+    sweep.task.genuine_only = genuine_only;
+    sweep.each([&](const cpu::SweepTask<C>& task, int64_t begin, int64_t end, int64_t) {
+      kernel(task, sink, begin, end);
+    });
+  };
+  pass(true, level.mates);
+  pass(false, level.ranks);
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> verification_ranks(const at::Tensor& rows,
@@ -363,9 +359,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> verification_ranks(const at::Tens
                                                                   std::optional<int64_t> diagonal) {
   const SweepOperands operands{"verification_ranks", rows, columns, genuine, metric};
   check_sweep(operands);
-  const double infinity = std::numeric_limits<double>::infinity();
-  at::Tensor mate = at::full({rows.size(0)}, infinity, rows.options());
-  at::Tensor impostor = at::full({rows.size(0)}, infinity, rows.options());
+  const double none = std::numeric_limits<double>::quiet_NaN();
+  at::Tensor mate = at::full({rows.size(0)}, none, rows.options());
+  at::Tensor impostor = at::full({rows.size(0)}, none, rows.options());
   at::Tensor within = zeros({rows.size(0)});
   AT_DISPATCH_FLOATING_TYPES(rows.scalar_type(), "verification", [&] {
     Sweep<scalar_t> sweep(operands, 0, false);

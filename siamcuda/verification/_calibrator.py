@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -47,8 +48,8 @@ class Calibrator:
     method: str  # "platt" or "isotonic"
     prior: float
     metric: str | None  # of the report, as a reminder; None where it named none
-    slope: float = 0.0  # s of σ(b − s·d)
-    offset: float = 0.0  # b
+    slope: float = 0.0  # s of Platt's formula
+    offset: float = 0.0  # b of it
     knots: tuple[float, ...] = ()  # distances, ascending, between which values lie on a line
     values: tuple[float, ...] = ()  # similarities at the knots, never rising
 
@@ -177,8 +178,9 @@ class Calibrator:
             return ValueError(f"{path}: {field} must be {expected}, got {content[field]!r:.80}")
 
         def is_number(value: object) -> bool:
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            return number and abs(value) <= 1.8e308  # type: ignore[operator]
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                return False
+            return abs(value) <= sys.float_info.max
 
         if content["method"] not in ("platt", "isotonic"):
             raise fail("method", "'platt' or 'isotonic'")
@@ -192,7 +194,7 @@ class Calibrator:
         for name in ("knots", "values"):
             if not (isinstance(content[name], list) and all(map(is_number, content[name]))):
                 raise fail(name, "a list of finite numbers")
-        knots, values = np.array(content["knots"]), np.array(content["values"])
+        knots, values = (np.array(content[k], np.float64) for k in ("knots", "values"))
         if len(knots) != len(values) or (len(knots) == 0) != (content["method"] == "platt"):
             raise fail("values", "as many as knots, none for platt")
         if (np.diff(knots) <= 0).any():

@@ -13,7 +13,8 @@ from torch import Tensor
 from siamcuda.batch import squared_cdist
 from siamcuda.functional import squared_l2
 from siamcuda.verification import _inputs
-from siamcuda.verification._bootstrap import MOST_EMBEDDINGS, bootstrap
+from siamcuda.verification._bootstrap import MOST_EMBEDDINGS
+from siamcuda.verification._bootstrap import bootstrap as draw_identities
 from siamcuda.verification._distances import from_distances
 from siamcuda.verification._identification import identify
 from siamcuda.verification._inputs import Array
@@ -97,9 +98,8 @@ def evaluate(
     rows = _inputs.as_rows("embeddings", embeddings)
     identities = _inputs.as_labels("labels", labels, len(rows))
     rates, asked = _inputs.as_rates("far", far), _inputs.as_numbers("thresholds", thresholds)
-    hardest, samples = (
-        _inputs.as_count(name, value) for name, value in (("hardest", hardest), ("bootstrap", bootstrap))
-    )  # fmt: skip
+    hardest = _inputs.as_count("hardest", hardest)
+    samples = _inputs.as_count("bootstrap", bootstrap)
     if metric not in _inputs.METRICS:
         raise ValueError(f"metric must be one of {', '.join(_inputs.METRICS)}, got {metric!r}")
     if not 0 < confidence < 1:
@@ -138,12 +138,10 @@ def evaluate(
     return replace(
         report,
         identification=identify(sweep) if identification else None,
-        confidence=_confidence(sweep, counts, rates, samples, confidence, seed),
+        confidence=draw_identities(sweep, counts, rates, samples, confidence, seed)
+        if samples
+        else None,
     )
-
-
-def _confidence(sweep: Sweep, counts: Array, *options: Any) -> Any:
-    return bootstrap(sweep, counts, *options) if options[1] else None
 
 
 def _check_kinds(genuine: int, impostor: int) -> None:
@@ -219,7 +217,8 @@ def _apply(metric: str, squared: Floats, zero: Array) -> Floats:
 
 
 def _zero(rows: Tensor) -> Array:
-    return ~rows.numpy().any(1)
+    """Which rows hold zeros alone: (N,)."""
+    return np.asarray(~rows.numpy().any(axis=1))
 
 
 def _stored(sweep: Sweep) -> tuple[Floats, Floats]:

@@ -25,8 +25,8 @@ def as_rows(name: str, value: Tensor | Array) -> Tensor:
                 f"{name} must hold float16, bfloat16, float32 or float64, got dtype {value.dtype}"
             )
         # a copy where torch could not share the memory as it is
-        order = value.dtype.newbyteorder("=")
-        value = torch.from_numpy(np.require(value.astype(order, copy=False), requirements="CW"))
+        native = value.astype(value.dtype.newbyteorder("="), copy=False)
+        value = torch.from_numpy(np.require(native, requirements=["C", "W"]))
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor or an array, got {type(value).__name__}")
     if value.dtype not in _FLOATS:

@@ -123,9 +123,9 @@ def shares_of_bins(intervals: Intervals, bins: int) -> Counts:
     """
     genuine, impostor = intervals.genuine, intervals.impostor
     tail = np.diff(np.log1p(np.cumsum(impostor)), prepend=0)
-    share = sum(
-        counts / max(float(counts.sum()), 1e-300) for counts in (genuine, impostor, tail)
-    ) / 3  # fmt: skip
+    share = np.zeros(len(tail))
+    for counts in (genuine, impostor, tail):
+        share += counts / (3 * max(float(counts.sum()), 1e-300))
     spare = max(bins - len(share), 0)
     bits = np.floor(np.log2(np.maximum(share * spare, 1))).astype(np.int64)
     return np.minimum(bits, np.minimum(intervals.width, intervals.format.table))

@@ -1,4 +1,4 @@
-"""Where on a curve of counts an operating point lies; integers throughout, so that ties are ties."""
+"""Where on a curve of counts an operating point lies: integers, so that ties are ties."""
 
 from __future__ import annotations
 

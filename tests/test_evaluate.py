@@ -418,7 +418,8 @@ def test_min_cllr_is_that_of_the_best_monotone_calibration(binned: None) -> None
     distance, same, _, _ = brute_pairs(x, labels, "sqeuclidean")
     weight = np.where(same, 0.5 / same.sum(), 0.5 / (~same).sum())
     model = isotonic.IsotonicRegression(increasing=False)
-    p = model.fit(distance, same.astype(float), sample_weight=weight).predict(distance)
+    wide = distance.astype(np.float64)
+    p = model.fit(wide, same.astype(float), sample_weight=weight).predict(wide)
     with np.errstate(divide="ignore"):
         bits = -np.log2(np.where(same, p, 1 - p))
     expected = float((weight * bits).sum())

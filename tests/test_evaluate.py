@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -296,7 +298,7 @@ def test_no_result_depends_on_threads_or_on_the_cut_into_calls(
         one = everything()
         torch.set_num_threads(3)
         assert everything() == one
-        monkeypatch.setattr(_sweep, "PAIRS_A_CALL", 700 * 91)
+        monkeypatch.setattr(_sweep, "WORK_A_CALL", 700 * 91 * 36)
         cut = everything()
     finally:
         torch.set_num_threads(before)
@@ -326,6 +328,24 @@ def test_wide_batches_cross_the_chunks_of_columns(simd: str, binned: None) -> No
     distance, same, _, _ = brute_pairs(x, labels, "sqeuclidean")
     report = evaluate(x, labels, FARS)
     assert_exact(report, from_distances(distance[same], distance[~same]))
+
+
+def test_memory_does_not_grow_with_the_pairs() -> None:
+    """Twenty thousand embeddings have 200 million pairs, 800 MB of scores."""
+    script = """
+import resource, torch
+from siamcuda.verification import evaluate
+x = torch.randn(20_000, 16, generator=torch.Generator().manual_seed(0))
+labels = torch.arange(20_000) % 4000
+evaluate(x[:5000], labels[:5000])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+report = evaluate(x, labels)
+assert report.binned
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 64
 
 
 # --- identification ------------------------------------------------------------------------------

@@ -10,12 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from siamcuda.verification._points import Counts, Floats, accepted_at
-from siamcuda.verification._sweep import Sweep
+from siamcuda.verification._sweep import Sweep, rows_a_call
 
 __all__ = ["Identification", "identify"]
 
-#: Pairs of one call, after which Python may be interrupted.
-_PAIRS_A_CALL = 2**33
 _OPS: Any = torch.ops.siamcuda
 
 
@@ -97,7 +95,7 @@ def identify(sweep: Sweep) -> Identification:
     low, high = sweep.ranges()
     n, m = len(low), len(gallery.identity)
     sorted_parts: list[list[NDArray[Any]]] = []
-    step = max(1, _PAIRS_A_CALL // m)
+    step = rows_a_call(m, gallery.rows.shape[1])
     for first in range(0, n, step):
         last = min(first + step, n)
         genuine = torch.from_numpy(np.stack([low[first:last], high[first:last]], 1))

@@ -14,11 +14,17 @@ from torch import Tensor
 from siamcuda.verification._inputs import Array
 from siamcuda.verification._points import Counts
 
-__all__ = ["Pass", "Side", "Sweep"]
+__all__ = ["Pass", "Side", "Sweep", "rows_a_call"]
 
-#: Pairs of one call of an operator, after which Python may be interrupted.
-PAIRS_A_CALL = 2**34
+#: Elements that the pairs of one call of an operator have, seconds of work: between two calls
+#: Python may be interrupted.
+WORK_A_CALL = 2**38
 _OPS: Any = torch.ops.siamcuda
+
+
+def rows_a_call(others: int, columns: int) -> int:
+    """So many rows meet ``others`` rows of D = ``columns`` in one call."""
+    return max(1, WORK_A_CALL // (others * (columns + 16)))
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,10 @@ class Side:
         """Sort; with ``unit`` to length 1, as the cosine distance wants them."""
         order = np.argsort(identity, kind="stable")
         taken = rows[torch.from_numpy(order)]
-        return cls(_OPS.unit_rows(taken) if unit else taken, identity[order], order)
+        if unit:  # in place, since a second copy may be large
+            for part in taken.split(65536):
+                part.copy_(_OPS.unit_rows(part))
+        return cls(taken, identity[order], order)
 
 
 @dataclass(frozen=True)
@@ -84,7 +93,7 @@ class Sweep:
         if self.triangle:
             low = np.minimum(np.arange(len(low)) + 1, high)
         n, m = len(low), len(self.gallery.identity)
-        step = max(1, PAIRS_A_CALL // n)
+        step = rows_a_call(n, self.queries.rows.shape[1])
         for first in range(0, m, step):
             last = min(first + step, m)
             rows = last if self.triangle else n  # later rows have no column behind them here

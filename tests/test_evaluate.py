@@ -251,6 +251,16 @@ def test_thresholds_asked_for_have_exact_rates(simd: str, binned: None) -> None:
             report.rates(float(report.least[wide][0]))
 
 
+def test_more_pairs_than_are_kept() -> None:
+    x, labels = embeddings(3000, 8)
+    distance, same, _, _ = brute_pairs(x, labels, "sqeuclidean")
+    assert len(distance) > _evaluate.STORED_PAIRS
+    report = evaluate(x, labels, FARS, identification=False)
+    assert report.binned
+    assert report.auc_error < 1e-5
+    assert_exact(report, from_distances(distance[same], distance[~same]))
+
+
 def test_a_threshold_that_was_not_asked_for_is_safe(simd: str, binned: None) -> None:
     x, labels = embeddings(300, 16)
     distance, same, _, _ = brute_pairs(x, labels, "sqeuclidean")
@@ -413,6 +423,13 @@ def test_identification_without_a_mate_says_so() -> None:
     report = evaluate(x, labels)
     with pytest.raises(ValueError, match="ranks must be at least 1"):
         report.cmc(0)
+    found = report.identification
+    assert found is not None
+    with pytest.raises(ValueError, match=r"fpir must lie in \[0, 1\], got 2"):
+        found.threshold(2)
+    for rate in (found.fpir, found.fnir):
+        with pytest.raises(ValueError, match="threshold must be a number, got nan"):
+            rate(math.nan)
 
 
 # --- other numbers -------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,14 +59,14 @@ class Identification:
 
         The share of them whose nearest entry has d <= ``threshold``.
         """
-        return float(np.mean(self._strangers().astype(np.float64) <= threshold))
+        return float(np.mean(self._strangers().astype(np.float64) <= _number(threshold)))
 
     def fnir(self, threshold: float, rank: int = 1) -> float:
         """False negative identification rate: mated searches that miss.
 
         The share whose mate has d > ``threshold``, or a worse rank than ``rank``.
         """
-        near = self._mated(self.mate_distance).astype(np.float64) <= threshold
+        near = self._mated(self.mate_distance).astype(np.float64) <= _number(threshold)
         return float(1 - np.mean(near & (self._mated(self.rank) <= rank)))
 
     def threshold(self, fpir: float) -> float:
@@ -74,7 +75,7 @@ class Identification:
         As :meth:`VerificationReport.threshold`, over one distance for each stranger.
         """
         ascending = np.sort(self._strangers())  # NaN last
-        k = accepted_at(fpir, len(ascending))
+        k = accepted_at(fpir, len(ascending), "fpir")
         if k == len(ascending) or np.isnan(ascending[k]):
             return float("inf")
         return float(np.nextafter(ascending[k], ascending.dtype.type(-np.inf)))
@@ -87,6 +88,12 @@ class Identification:
         if not self.mated.any():
             raise ValueError("identification: no query has a mate in the gallery")
         return values[self.mated]
+
+
+def _number(threshold: float) -> float:
+    if math.isnan(threshold):
+        raise ValueError("threshold must be a number, got nan")
+    return float(threshold)
 
 
 def identify(sweep: Sweep) -> Identification:

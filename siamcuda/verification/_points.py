@@ -17,11 +17,11 @@ Floats = NDArray[np.floating[Any]]
 Counts = NDArray[np.int64]
 
 
-def accepted_at(far: float, impostor: int) -> int:
-    """floor(far * impostor), from the decimal that ``far`` prints as."""
-    if not 0 <= far <= 1:
-        raise ValueError(f"far must lie in [0, 1], got {far}")
-    return math.floor(Fraction(repr(float(far))) * impostor)
+def accepted_at(rate: float, count: int, name: str = "far") -> int:
+    """floor(rate * count), from the decimal that ``rate`` prints as."""
+    if not 0 <= rate <= 1:
+        raise ValueError(f"{name} must lie in [0, 1], got {rate}")
+    return math.floor(Fraction(repr(float(rate))) * count)
 
 
 def first_refused(impostor_within: Counts, impostor: int, far: float) -> int:

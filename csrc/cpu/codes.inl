@@ -227,7 +227,9 @@ SIAM_INLINE void add_values(const SearchTask<float>& task, int64_t q, uint32_t b
                             const float* values, float wide, int64_t row) {
   const int64_t left = task.rows.rows - row;
   if (left < kCodeColumns) bits &= (uint32_t{1} << left) - 1;
-  if (task.candidates.count[q] + kCodeColumns > task.candidates.capacity) thin_out(task, q);
+  if (task.candidates.count[q] + kCodeColumns > task.candidates.capacity) {
+    thin_out(task, q, kCodeColumns);
+  }
   const __m512 around = _mm512_set1_ps(wide);
 #pragma GCC unroll 2
   for (int v = 0; v < 2; ++v) {

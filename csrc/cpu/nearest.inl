@@ -269,11 +269,12 @@ inline void rule_out(const SearchTask<float>& task, int64_t q) {
   all.count[q] = static_cast<int32_t>(kept);
 }
 
-// Makes room among a query's candidates.
-__attribute__((noinline)) inline void thin_out(const SearchTask<float>& task, int64_t q) {
+// Makes room for so many more candidates of a query, and some: else it would be wanted soon again.
+__attribute__((noinline)) inline void thin_out(const SearchTask<float>& task, int64_t q,
+                                               int64_t room) {
   const Candidates& all = task.candidates;
   if (task.k > 0 && all.count[q] >= task.k && !task.wild[q]) rule_out(task, q);
-  if (all.count[q] > all.capacity * 3 / 4) settle(task, q);
+  if (all.count[q] > std::min(all.capacity * 3 / 4, all.capacity - room)) settle(task, q);
 }
 
 SIAM_INLINE void add_candidate(const SearchTask<float>& task, int64_t q, float lower, float upper,
@@ -288,7 +289,7 @@ SIAM_INLINE void add_candidate(const SearchTask<float>& task, int64_t q, float l
   all.lower[at] = lower;
   all.upper[at] = upper;
   all.row[at] = static_cast<int32_t>(row);
-  if (++all.count[q] == all.capacity) thin_out(task, q);
+  if (++all.count[q] == all.capacity) thin_out(task, q, 1);
 }
 
 #if defined(SIAM_LEVEL_AVX512)

@@ -56,7 +56,9 @@ SIAM_INLINE void add_passing(const SearchTask<float>& task, int64_t q, const flo
     }
     if (n - c < 64) passed &= (uint64_t{1} << (n - c)) - 1;
     if (__builtin_expect(passed == 0, 1)) continue;
-    if (task.candidates.count[q] + 64 > task.candidates.capacity) thin_out(task, q);
+    if (task.candidates.count[q] + kGroup * kWidth > task.candidates.capacity) {
+      thin_out(task, q, kGroup * kWidth);
+    }
 #pragma GCC unroll 4
     for (int v = 0; v < kGroup; ++v) {
       const __m512 wide = _mm512_fmadd_ps(

@@ -79,7 +79,7 @@ struct Division {
   int64_t spans;  // into which rows are divided
 };
 
-int64_t capacity_of(int64_t k) { return round_up(std::max<int64_t>(4 * k, 128), 16); }
+int64_t capacity_of(int64_t k) { return round_up(std::max<int64_t>(4 * k, 192), 16); }
 constexpr int64_t kCandidateBytes = 12;
 
 Division divide(int64_t queries, int64_t rows, int64_t columns, int64_t query_bytes) {
@@ -577,7 +577,7 @@ std::vector<Tensor> screen(const Tensor& rows, const Tensor& center) {
                      of_rows.mutable_data_ptr<float>(), bounds.mutable_data_ptr<float>(), begin,
                      end);
   });
-  return {codes, of_rows, bounds, center};
+  return {codes, of_rows, bounds};
 }
 
 Tensor root(const Tensor& x) {

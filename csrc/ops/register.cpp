@@ -5,6 +5,7 @@
 #include "ops/batch_op.h"
 #include "ops/cdist.h"
 #include "ops/loss_op.h"
+#include "ops/search.h"
 
 namespace siamcuda::ops {
 namespace {
@@ -36,12 +37,14 @@ SIAM_TORCH_LIBRARY_IMPL(SIAM_LIBRARY, Autograd, m){SIAM_FOR_EACH_LOSS(SIAM_AUTOG
 SIAM_TORCH_LIBRARY_FRAGMENT(SIAM_LIBRARY, m) {
   SIAM_FOR_EACH_BATCH_LOSS
   define_cdist(m);
+  define_search(m);
 }
 #undef SIAM_WITH_BATCH_LOSS
 #define SIAM_WITH_BATCH_LOSS(L) BatchOp<L>::Fake::implement(m);
 SIAM_TORCH_LIBRARY_IMPL(SIAM_LIBRARY, Meta, m) {
   SIAM_FOR_EACH_BATCH_LOSS
   implement_cdist_meta(m);
+  implement_search_meta(m);
 }
 #undef SIAM_WITH_BATCH_LOSS
 #define SIAM_WITH_BATCH_LOSS(L) BatchOp<L>::Autocast<c10::DispatchKey::AutocastCPU>::implement(m);

@@ -2,6 +2,7 @@
 #include "ops/batch_op.h"
 #include "ops/cdist.h"
 #include "ops/loss_op.h"
+#include "ops/search.h"
 
 namespace siamcuda::ops {
 namespace {
@@ -12,6 +13,7 @@ SIAM_TORCH_LIBRARY_IMPL(SIAM_LIBRARY, CPU, m) {
   SIAM_FOR_EACH_LOSS(SIAM_CPU)
   SIAM_FOR_EACH_BATCH_LOSS
   implement_cdist(m, cpu_cdist_backend);
+  implement_search(m, cpu_search_backend);
 }
 
 }  // namespace

@@ -1,6 +1,6 @@
 """The command ``siamcuda``.
 
-``info`` needs the core alone; ``train`` imports its extra when it is asked for.
+``info`` needs the core alone; the others import their extras when they are asked for.
 """
 
 from __future__ import annotations
@@ -8,7 +8,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 __all__ = ["main"]
 
@@ -22,6 +23,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     trainer = commands.add_parser("train", help="train a published system end to end")
     recipes = trainer.add_subparsers(dest="recipe", required=True, metavar="recipe")
     recipes.add_parser("chopra-faces", add_help=False, help="Chopra et al. 2005, AT&T faces")
+    commands.add_parser("evaluate", add_help=False, help="verify all pairs of embeddings; a report")
+    commands.add_parser("search", add_help=False, help="nearest entries of a gallery, exactly")
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["evaluate"]:
+        return _evaluate(arguments[1:])
+    if arguments[:1] == ["search"]:
+        return _search(arguments[1:])
     known, rest = parser.parse_known_args(arguments)
     if known.command == "train":
         return _train(rest)
@@ -45,32 +53,71 @@ def _info(as_json: bool) -> int:
 
 
 def _train(arguments: Sequence[str]) -> int:
+    def parts() -> tuple[Any, Callable[[Any], None]]:
+        from siamcuda.train.recipes import chopra_faces
+
+        def run(options: chopra_faces.ChopraFaces) -> None:
+            metrics = chopra_faces.run(options)
+            print(chopra_faces.table(metrics))
+            print(f"everything is in {options.out}")
+
+        return chopra_faces.ChopraFaces, run
+
+    again = "; the same command goes on from here"
+    return _run("train chopra-faces", "demo", parts, arguments, again)
+
+
+def _evaluate(arguments: Sequence[str]) -> int:
+    def parts() -> tuple[Any, Callable[[Any], None]]:
+        from siamcuda._commands import evaluate
+
+        return evaluate.Evaluate, evaluate.run
+
+    return _run("evaluate", "report", parts, arguments)
+
+
+def _search(arguments: Sequence[str]) -> int:
+    def parts() -> tuple[Any, Callable[[Any], None]]:
+        from siamcuda._commands import search
+
+        return search.Search, search.run
+
+    return _run("search", "report", parts, arguments)
+
+
+def _run(
+    command: str,
+    extra: str,
+    parts: Callable[[], tuple[Any, Callable[[Any], None]]],
+    arguments: Sequence[str],
+    interrupted: str = "; nothing is left half written",
+) -> int:
+    """Parse the options of a command and run it; ``parts`` imports both."""
+    from siamcuda.train.errors import InputError
+
     try:
         import tyro
 
-        from siamcuda.train.errors import InputError
-        from siamcuda.train.recipes import chopra_faces
+        options_type, run = parts()
+        options = tyro.cli(
+            options_type,
+            prog=f"siamcuda {command}",
+            args=list(arguments),
+            config=(tyro.conf.OmitArgPrefixes,),
+        )
+        run(options)
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("siamcuda"):
             raise
-        print(f"siamcuda train needs {error.name}: pip install 'siamcuda[demo]'", file=sys.stderr)
+        needs = f"siamcuda {command.split()[0]} needs {error.name}"
+        print(f"{needs}: pip install 'siamcuda[{extra}]'", file=sys.stderr)
         return 2
-    options = tyro.cli(
-        chopra_faces.ChopraFaces,
-        prog="siamcuda train chopra-faces",
-        args=list(arguments),
-        config=(tyro.conf.OmitArgPrefixes,),
-    )
-    try:
-        metrics = chopra_faces.run(options)
     except InputError as error:
         print(f"siamcuda: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("siamcuda: interrupted; the same command goes on from here", file=sys.stderr)
+        print(f"siamcuda: interrupted{interrupted}", file=sys.stderr)
         return 130
-    print(chopra_faces.table(metrics))
-    print(f"everything is in {options.out}")
     return 0
 
 

@@ -1,1 +1,5 @@
-"""Pictures of a run: each function takes numbers and returns the bytes of a PNG."""
+"""Evaluations for people: plots, and one HTML page that has everything.
+
+``siamcuda.report.page`` writes the page, ``siamcuda.report.plots`` the pictures of a training run.
+Nothing of the core imports this package; it needs the extra ``siamcuda[report]``.
+"""

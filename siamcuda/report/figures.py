@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 from numpy.typing import NDArray
 
-from siamcuda.report.numbers import percent, threshold
+from siamcuda.report.numbers import chosen, percent, plain, threshold
 from siamcuda.verification import Calibrator, VerificationReport
 
 __all__ = ["DARK", "LIGHT", "Plot", "draw"]
@@ -40,7 +40,7 @@ DARK = {
     "impostor": "#f0935e",
     "curve": "#b79df0",
 }
-_SIZE = (5.2, 3.9)
+_SIZE = (4.8, 3.7)
 #: Marks of the asked rates, in the order of the operating points.
 _MARKERS = "osD^vP*X"
 _DASHES = ((0, ()), (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), (0, (9, 3)))
@@ -115,11 +115,11 @@ def _histogram(report: VerificationReport, far: Sequence[float]) -> Plot:
     low, high = axes.get_xlim()
     for (rate, at), dashes in zip(shown, _cycled(_DASHES, len(shown)), strict=True):
         axes.axvline(at, color=LIGHT["ink"], linewidth=1, linestyle=dashes,
-                     label=f"threshold at FAR {_short(rate)}")  # fmt: skip
+                     label=f"threshold at FAR {chosen(rate)}")  # fmt: skip
     axes.set_xlim(low, high)
     _legend(figure, 2)
     lines = "; ".join(
-        f"{threshold(at, report.distance.dtype)} at FAR {_short(rate)}" for rate, at in shown
+        f"{threshold(at, report.distance.dtype)} at FAR {chosen(rate)}" for rate, at in shown
     )
     means = ""
     if report.spread is not None:
@@ -140,7 +140,7 @@ def _histogram(report: VerificationReport, far: Sequence[float]) -> Plot:
 
 def _roc(report: VerificationReport, far: Sequence[float]) -> Plot:
     curve = report.roc()
-    least = 10.0 ** np.floor(np.log10(1 / report.impostor))
+    least = _decade_below(1 / report.impostor)
     figure, axes = _figure("false accept rate, %", "true accept rate, %")
     lowest = float(curve.rate[np.searchsorted(curve.far, least, side="right") - 1])
     bottom = max(0.0, np.floor(20 * lowest - 0.5) / 20)
@@ -151,20 +151,20 @@ def _roc(report: VerificationReport, far: Sequence[float]) -> Plot:
         if rate >= least:
             at = 100 * report.tar(rate)
             axes.plot(100 * rate, at, mark, color=LIGHT["curve"], markersize=6, clip_on=False,
-                      label=f"FAR {_short(rate)}", zorder=4)  # fmt: skip
+                      label=f"FAR {chosen(rate)}", zorder=4)  # fmt: skip
             ends = report.confidence.frr.get(rate) if report.confidence else None
             if ends is not None:
                 axes.vlines(100 * rate, 100 - 100 * ends[1], 100 - 100 * ends[0],
                             color=LIGHT["curve"], linewidth=1.6, alpha=0.55)  # fmt: skip
     axes.set(xscale="log", xlim=(100 * least, 100), ylim=(100 * bottom, 100 + 2 * (1 - bottom)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
     axes.xaxis.set_minor_formatter(NullFormatter())
     if axes.get_legend_handles_labels()[0]:
         _legend(figure, 4)
     caption = "Left is strict, up is good. At the left edge no impostor pair is accepted."
     if report.confidence is not None:
         caption += f" Bars: {100 * report.confidence.level:g} % intervals."
-    said = ", ".join(f"{percent(report.tar(rate))} at FAR {_short(rate)}" for rate in far)
+    said = ", ".join(f"{percent(report.tar(rate))} at FAR {chosen(rate)}" for rate in far)
     return Plot(
         "roc",
         "ROC: true accepts against false accepts",
@@ -177,35 +177,36 @@ def _roc(report: VerificationReport, far: Sequence[float]) -> Plot:
 
 def _det(report: VerificationReport, far: Sequence[float]) -> Plot:
     curve = report.det()
-    low = [min(0.5 / report.impostor, 0.05), min(0.5 / report.genuine, 0.05)]
-    high = min(max(0.5, 1.5 * report.eer), 0.99)
     figure, axes = _figure("false accept rate, %", "false reject rate, %")
-    limits = [(_normal(side), _normal(high)) for side in low]
-    x = np.clip(_normals(np.clip(curve.far, low[0], high)), *limits[0])
-    y = np.clip(_normals(np.clip(curve.rate, low[1], high)), *limits[1])
-    # Beyond an edge the curve is not drawn along it, but for the last point, where it enters.
-    inside = (curve.far <= high) & (curve.rate <= high)
+    low, high = _range(report, far)
+    limits = [(_normal(a), _normal(b)) for a, b in zip(low, high, strict=True)]
+    x = _normals(np.clip(curve.far, low[0], high[0]))
+    y = _normals(np.clip(curve.rate, low[1], high[1]))
+    # Beyond an edge the curve is not drawn along it, but for the point where it comes in.
+    inside = (curve.far <= high[0]) & (curve.rate <= high[1])
     inside[:-1] |= inside[1:]
+    if not inside.any():
+        raise _NothingToDrawError("DET curve: both error rates are never small together.")
     x, y = x[inside], y[inside]
     keep = _visible(*(
         (values - ends[0]) / (ends[1] - ends[0])
         for values, ends in zip((x, y), limits, strict=True)
     ))  # fmt: skip
     _step(axes, x[keep], y[keep])
-    equal = max(low), high
+    equal = max(low), min(high)
     axes.plot([_normal(v) for v in equal], [_normal(v) for v in equal], color=LIGHT["muted"],
               linewidth=1, linestyle=(0, (4, 3)), label="equal rates")  # fmt: skip
     if report.eer >= max(low):
         axes.plot(_normal(report.eer), _normal(report.eer), "P", color=LIGHT["ink"], markersize=7,
                   label=f"EER {percent(report.eer)}", zorder=4)  # fmt: skip
     for rate, mark in zip(far, _cycled(_MARKERS, len(far)), strict=True):
-        if low[0] <= rate <= high:
-            missed = float(np.clip(report.frr(rate), low[1], high))
+        missed = max(report.frr(rate), low[1])
+        if low[0] <= rate <= high[0] and missed <= high[1]:
             axes.plot(_normal(rate), _normal(missed), mark, color=LIGHT["curve"], markersize=6,
-                      clip_on=False, label=f"FAR {_short(rate)}", zorder=4)  # fmt: skip
+                      clip_on=False, label=f"FAR {chosen(rate)}", zorder=4)  # fmt: skip
     for axis, ends in zip((axes.xaxis, axes.yaxis), limits, strict=True):
         ticks = _apart([t for t in _TICKS if ends[0] <= _normal(t) <= ends[1]], ends)
-        axis.set_ticks([_normal(t) for t in ticks], [f"{100 * t:g}" for t in ticks])
+        axis.set_ticks([_normal(t) for t in ticks], [plain(100 * t) for t in ticks])
     axes.set(xlim=limits[0], ylim=limits[1])
     _legend(figure, 3)
     return Plot(
@@ -224,6 +225,23 @@ _TICKS = (
     *(n * 10.0**e for e in range(-10, -1) for n in ((1, 2, 5) if e > -4 else (1,))),
     *(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99),
 )
+
+
+def _range(
+    report: VerificationReport, far: Sequence[float]
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Lowest and highest (FAR, FRR) of a DET plot: where the curve is, and the asked rates."""
+    curve, half = report.det(), (0.5 / report.impostor, 0.5 / report.genuine)
+    asked = [(rate, report.frr(rate)) for rate in far if rate >= 2 * half[0]]
+    top = [min(max(0.5, 1.5 * report.eer), 0.99)] * 2
+    top[1] = min(max(top[1], *(missed + 0.02 for _, missed in asked), 0), 0.99)
+    within = curve.far[curve.rate <= top[1]], curve.rate[curve.far <= top[0]]
+    bottom = [
+        min(max(0.8 * float(seen.min(initial=1)), least), 0.05)
+        for seen, least in zip(within, half, strict=True)
+    ]
+    bottom[0] = min([bottom[0], *(0.7 * rate for rate, missed in asked if missed <= top[1])])
+    return (bottom[0], bottom[1]), (top[0], top[1])
 
 
 def _apart(ticks: Sequence[float], ends: tuple[float, float]) -> list[float]:
@@ -277,7 +295,7 @@ def _open_set(report: VerificationReport) -> Plot:
     if not found.mated.any():
         raise _NothingToDrawError("Open-set identification: no query has a mate in the gallery.")
     strangers = len(found.mated) if found.left_out else int((~found.mated).sum())
-    least = 10.0 ** np.floor(np.log10(1 / strangers))
+    least = _decade_below(1 / strangers)
     asked = np.geomspace(least, 1, 64)
     missed = np.array([found.fnir(found.threshold(float(rate))) for rate in asked])
     figure, axes = _figure(
@@ -285,7 +303,7 @@ def _open_set(report: VerificationReport) -> Plot:
     )
     _step(axes, 100 * asked, 100 * missed)
     axes.set(xscale="log", xlim=(100 * least, 100), ylim=(0, max(5.0, 105 * float(missed.max()))))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
     axes.xaxis.set_minor_formatter(NullFormatter())
     who = (
         "Every query has a mate, so as a stranger each is searched for without its own identity."
@@ -405,9 +423,10 @@ def _legend(figure: Figure, columns: int) -> None:
     )  # fmt: skip
 
 
+def _decade_below(rate: float) -> float:
+    """Where a logarithmic axis starts that shows ``rate``, a decade wide at least."""
+    return float(10.0 ** min(np.floor(np.log10(rate)), -1))
+
+
 def _cycled(choices: Sequence[_Choice], many: int) -> list[_Choice]:
     return [choices[n % len(choices)] for n in range(many)]
-
-
-def _short(rate: float) -> str:
-    return f"{100 * rate:g} %"

@@ -7,7 +7,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["Number", "count", "decimal", "fraction", "one_in", "percent", "threshold"]
+__all__ = [
+    "Number",
+    "chosen",
+    "count",
+    "decimal",
+    "fraction",
+    "one_in",
+    "percent",
+    "plain",
+    "threshold",
+]
 
 
 class Number(NamedTuple):
@@ -25,7 +35,18 @@ def percent(value: float) -> Number:
     """Write a rate with three digits of itself or of what it lacks to 1: 99.987 %, not 100 %."""
     if math.isnan(value):
         return Number("not a number", value)
-    return Number(f"{100 * value:.{_decimals(100 * value, 100)}f} %", value)
+    # The space before the sign is one where no line breaks.
+    return Number(f"{100 * value:.{_decimals(100 * value, 100)}f}\N{NO-BREAK SPACE}%", value)
+
+
+def chosen(value: float) -> Number:
+    """Write a rate that somebody chose, as it was chosen."""
+    return Number(f"{plain(100 * value)}\N{NO-BREAK SPACE}%", value)
+
+
+def plain(value: float) -> str:
+    """Write 0.00001, which Python would write as 1e-05."""
+    return np.format_float_positional(float(f"{value:.12g}"), trim="-")
 
 
 def fraction(value: float) -> Number:
@@ -44,7 +65,7 @@ def _decimals(value: float, whole: float) -> int:
 
 def decimal(value: float) -> Number:
     """Write any number with four digits."""
-    return Number(_word(value) or f"{value:.4g}", value)
+    return Number(_word(value) or f"{value:#.4g}", value)
 
 
 def count(value: int) -> Number:

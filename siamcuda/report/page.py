@@ -66,6 +66,7 @@ def render(
         css=Markup((_HERE / "page.css").read_text()),
         light=LIGHT,
         dark=DARK,
+        headline=summary.headline(report, samples, gallery),
         facts=summary.evaluated(report, samples, gallery, calibrator),
         key_figures=summary.key_figures(report, calibrator),
         points=summary.operating_points(report, rates),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from siamcuda.report.numbers import (
     Number,
+    chosen,
     count,
     decimal,
     fraction,
@@ -25,6 +26,7 @@ __all__ = [
     "OperatingPoint",
     "asked_rates",
     "evaluated",
+    "headline",
     "key_figures",
     "missing",
     "operating_points",
@@ -68,7 +70,7 @@ class OperatingPoint:
     far: Number
     frr: Number
     tar: Number
-    interval: tuple[Number, Number] | None  # of the FRR
+    interval: tuple[Number, Number] | None  # of the FRR; at equal rates of both
     false_accepts: Number
     false_rejects: Number
     one_in: str  # false accepts among impostor pairs
@@ -89,6 +91,23 @@ def asked_rates(
     return tuple(sorted(set(rates), reverse=True))
 
 
+def headline(
+    report: VerificationReport, samples: Samples | None = None, gallery: Samples | None = None
+) -> str:
+    """Say in one sentence what this is about."""
+    who = ""
+    if samples is not None:
+        who = f"{len(samples):,} embeddings of {samples.identities:,} identities"
+        if gallery is not None:
+            who += f" against {len(gallery):,} of {gallery.identities:,}"
+        who += ": "
+    how = "curves from bins" if report.binned else "every number exact"
+    metric = METRICS.get(report.metric or "", report.metric or "distance not named").split(",")[0]
+    return (
+        f"{who}{report.genuine:,} genuine and {report.impostor:,} impostor pairs, {metric}, {how}."
+    )
+
+
 def evaluated(
     report: VerificationReport,
     samples: Samples | None = None,
@@ -105,7 +124,7 @@ def evaluated(
         Fact("Genuine pairs", f"{report.genuine:,} of one identity"),
         Fact("Impostor pairs", f"{report.impostor:,} of two identities"),
         Fact("Distance", METRICS.get(report.metric or "", report.metric or "not named")),
-        Fact("Not a number", _nan(report)),
+        Fact("NaN distances", _nan(report)),
         Fact("Counting", _counting(report)),
     ]
     if report.confidence is not None:
@@ -136,7 +155,7 @@ def _rows(samples: Samples | None) -> str:
 
 def _nan(report: VerificationReport) -> str:
     if not report.genuine_nan and not report.impostor_nan:
-        return "no distance"
+        return "none"
     return (
         f"{report.genuine_nan:,} genuine and {report.impostor_nan:,} impostor distances: "
         "never accepted, and counted in every rate"
@@ -216,7 +235,7 @@ def _rank_one(report: VerificationReport) -> KeyFigure:
     mated = int(found.mated.sum())
     if not mated:
         return KeyFigure("Rank 1", None, "no query has a mate in the gallery", meaning)
-    return KeyFigure("Rank 1", percent(float(found.cmc(1)[0])), f"{mated:,} queries", meaning)
+    return KeyFigure("Rank 1", percent(float(found.cmc(1)[0])), f"of {mated:,} queries", meaning)
 
 
 def _interval(ends: tuple[float, float], written: object, level: float) -> str:
@@ -238,10 +257,10 @@ def _point(
     far, frr = report.rates(at)
     accepts, rejects = round(far * report.impostor), round(frr * report.genuine)
     ends = None
-    if report.confidence is not None and asked is not None:
-        ends = report.confidence.frr.get(asked)
+    if report.confidence is not None:
+        ends = report.confidence.eer if asked is None else report.confidence.frr.get(asked)
     return OperatingPoint(
-        asked=None if asked is None else Number(f"{100 * asked:g} %", asked),
+        asked=None if asked is None else chosen(asked),
         threshold=threshold(at, report.distance.dtype),
         exact=exact,
         far=percent(far),

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from torch import Tensor
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from siamcuda._commands import tables
 from siamcuda._commands.inputs import (
@@ -27,29 +27,35 @@ from siamcuda.verification import Calibrator, evaluate
 __all__ = ["Evaluate", "run"]
 
 
+#: Where a file may be named; the help need not say that None is one too.
+_Path = Annotated[Path | None, arg(metavar="PATH")]
+
+
 @dataclass(frozen=True)
 class Evaluate:
     """Verify every pair of embeddings: print error rates, write a page for people."""
 
-    embeddings: Positional[Path]  # (N, D) floats, .npy or .safetensors
-    labels: Positional[Path]  # N identities: .npy of integers or strings, or text, one a line
+    embeddings: Annotated[Positional[Path], arg(metavar="EMBEDDINGS")]
+    """(N, D) floats, .npy or .safetensors"""
+    labels: Annotated[Positional[Path], arg(metavar="LABELS")]
+    """N identities: .npy of integers or strings, or text, one a line"""
     metric: Literal["sqeuclidean", "euclidean", "cosine"] = "sqeuclidean"
     far: tuple[float, ...] = (1e-2, 1e-3, 1e-4)  # false accept rates to find thresholds for
-    gallery: Path | None = None  # compare with these instead of with each other
-    gallery_labels: Path | None = None  # their identities
-    images: Path | None = None  # a picture a row: a folder, sorted, or a text file of paths
-    gallery_images: Path | None = None  # the same for the gallery
+    gallery: _Path = None  # compare with these instead of with each other
+    gallery_labels: _Path = None  # their identities
+    images: _Path = None  # a picture a row: a folder, sorted, or a text file of paths
+    gallery_images: _Path = None  # the same for the gallery
     bootstrap: int = 0  # samples for confidence intervals, 0 for none; 1000 is usual
     confidence: float = 0.95  # level of the intervals
     seed: int = 0  # of the samples
     identification: bool = True  # also rank every query's mate
     hardest: int = 16  # pairs to list of each kind
-    report: Path | None = None  # write one HTML page
-    png: Path | None = None  # write its plots into this folder
-    calibrator: Path | None = None  # fit distance -> similarity in 0...1, write it as JSON
+    report: _Path = None  # write one HTML page
+    png: _Path = None  # write its plots into this folder
+    calibrator: _Path = None  # fit distance -> similarity in 0...1, write it as JSON
     calibration: Literal["platt", "isotonic"] = "platt"  # how to fit
     prior: float = 0.5  # chance of a genuine pair that the similarity takes for granted
-    title: str | None = None  # heading of the page
+    title: Annotated[str | None, arg(metavar="TEXT")] = None  # heading of the page
 
 
 def run(options: Evaluate) -> None:

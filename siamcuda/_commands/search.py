@@ -30,16 +30,22 @@ __all__ = ["Search", "run"]
 class Search:
     """Find the nearest entries of a gallery, or all within a radius, exactly."""
 
-    queries: Positional[Path]  # (Q, D), .npy or .safetensors; for hamming packed bits in uint8
-    gallery: Positional[Path]  # (N, D), .npy, or .safetensors as Gallery.save writes it; streamed
-    k: Annotated[int, arg(aliases=["-k"])] = 10  # how many entries for a query
-    radius: float | None = None  # instead of k: all entries nearer than this
+    queries: Annotated[Positional[Path], arg(metavar="QUERIES")]
+    """(Q, D), .npy or .safetensors; for hamming packed bits in uint8"""
+    gallery: Annotated[Positional[Path], arg(metavar="GALLERY")]
+    """(N, D), .npy, or .safetensors as Gallery.save writes it; streamed"""
+    k: Annotated[int, arg(aliases=["-k"], metavar="K")] = 10  # how many entries for a query
+    # instead of k: all entries nearer than this
+    radius: Annotated[float | None, arg(metavar="R")] = None
     # by default what a saved gallery says, else sqeuclidean
-    metric: Literal["sqeuclidean", "euclidean", "cosine", "hamming"] | None = None
+    metric: Annotated[
+        Literal["sqeuclidean", "euclidean", "cosine", "hamming"] | None,
+        arg(metavar="{sqeuclidean,euclidean,cosine,hamming}"),
+    ] = None
     # rows of the gallery with NaN or infinities: refuse them, or put them last
     nonfinite: Literal["raise", "warn"] = "raise"
     # .npz (arrays, k entries a row) or .csv (a line for each entry found); default: csv to stdout
-    out: Annotated[Path | None, arg(aliases=["-o"])] = None
+    out: Annotated[Path | None, arg(aliases=["-o"], metavar="PATH")] = None
 
 
 _Array = np.ndarray[tuple[int, ...], np.dtype[np.generic]]

@@ -1,8 +1,8 @@
-"""One page that says how well an encoder verifies: a single HTML file, nothing to fetch.
+r"""One page that says how well an encoder verifies: a single HTML file, nothing to fetch.
 
 >>> from siamcuda.verification import from_distances
 >>> page = render(from_distances(genuine=[0.1, 0.4], impostor=[0.3, 0.8, 0.9]), far=0.5)
->>> "Equal error rate" in page and "41.7 %" in page
+>>> "Equal error rate" in page and "41.7\u00a0%" in page
 True
 """
 

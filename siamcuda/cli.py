@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -25,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     recipes.add_parser("chopra-faces", add_help=False, help="Chopra et al. 2005, AT&T faces")
     commands.add_parser("evaluate", add_help=False, help="verify all pairs of embeddings; a report")
     commands.add_parser("search", add_help=False, help="nearest entries of a gallery, exactly")
-    arguments = sys.argv[1:] if arguments is None else arguments
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments[:1] == ["evaluate"]:
         return _evaluate(arguments[1:])
     if arguments[:1] == ["search"]:
@@ -106,6 +107,10 @@ def _run(
             config=(tyro.conf.OmitArgPrefixes,),
         )
         run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Who reads, as `head` does, has enough. What is left must not be flushed at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("siamcuda"):
             raise

@@ -30,11 +30,14 @@ def test_info_needs_the_core_alone() -> None:
         "from siamcuda.cli import main\n"
         "assert main(['info']) == 0\n"
         "assert not {'siamcuda.train', 'siamcuda.report'} & set(sys.modules)\n"
+        "assert main(['evaluate', 'a.npy', 'b.npy']) == main(['search', 'a.npy', 'b.npy']) == 2\n"
         "sys.exit(main(['train', 'chopra-faces']))\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
     assert "siamcuda train needs tyro: pip install" in done.stderr
+    for command in ("evaluate", "search"):
+        assert f"siamcuda {command} needs tyro: pip install 'siamcuda[report]'" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,6 +68,9 @@ def run(options: Search) -> None:
                 for name, part in zip(("lims", "distances", "ids"), within, strict=True)
             }
     _warn(options, gallery, int((~queries.isfinite().all(1)).sum()))
+    if options.out is None:
+        _csv(sys.stdout, arrays)
+        return
     with refusing("out: "):
         _write(options.out, arrays)
 
@@ -115,15 +117,7 @@ def _warn(options: Search, gallery: Gallery, queries: int) -> None:
             print(f"siamcuda: warning: {path}: {rows} NaN or infinities; {what}", file=sys.stderr)
 
 
-def _write(out: Path | None, arrays: dict[str, _Array]) -> None:
-    if out is None:
-        try:
-            _csv(sys.stdout, arrays)
-            sys.stdout.flush()
-        except BrokenPipeError:
-            # Who reads, as `head` does, has enough. What is left must not be flushed at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return
+def _write(out: Path, arrays: dict[str, _Array]) -> None:
     with writing_atomically(out) as file:
         if out.suffix == ".npz":
             np.savez(file, **arrays)  # type: ignore[arg-type]

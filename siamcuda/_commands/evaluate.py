@@ -22,7 +22,7 @@ from siamcuda._commands.inputs import (
 from siamcuda.report.samples import Samples
 from siamcuda.report.summary import asked_rates, evaluated, key_figures, operating_points
 from siamcuda.train.errors import InputError
-from siamcuda.verification import Calibrator, evaluate
+from siamcuda.verification import Calibrator, VerificationReport, evaluate
 
 __all__ = ["Evaluate", "run"]
 
@@ -60,10 +60,8 @@ class Evaluate:
 
 def run(options: Evaluate) -> None:
     """Do what the options ask; raises InputError for what can't be used."""
-    draws = options.report is not None or options.png is not None
-    if draws:
-        # Found out before the work, not after it.
-        from siamcuda.report import page
+    if options.report is not None or options.png is not None:
+        import siamcuda.report.page  # noqa: F401  what is missing is found before the work
 
     _check(options)
     rows, identities, samples = _side(options.embeddings, options.labels, options.images, "")
@@ -95,14 +93,32 @@ def run(options: Evaluate) -> None:
         calibrator = None
         if options.calibrator is not None:
             calibrator = Calibrator.fit(report, options.calibration, prior=options.prior)
-    tables.print_facts([(f.name, f.text) for f in evaluated(report, samples, gallery, calibrator)])
-    tables.print_key_figures(key_figures(report, calibrator))
-    tables.print_points(operating_points(report, asked_rates(report, options.far)))
+    try:
+        written = _write(options, report, samples, gallery, calibrator)
+    finally:  # a disk that is full does not cost the table
+        facts = evaluated(report, samples, gallery, calibrator)
+        tables.print_facts([(f.name, f.text) for f in facts])
+        tables.print_key_figures(key_figures(report, calibrator))
+        tables.print_points(operating_points(report, asked_rates(report, options.far)))
+    for line in written:
+        print(line)
 
-    with refusing():
-        if calibrator is not None and options.calibrator is not None:
+
+def _write(
+    options: Evaluate,
+    report: VerificationReport,
+    samples: Samples,
+    gallery: Samples | None,
+    calibrator: Calibrator | None,
+) -> list[str]:
+    """Write the files that were asked for; return a line on each."""
+    written = []
+    if calibrator is not None and options.calibrator is not None:
+        with refusing("calibrator: "):
             calibrator.save(options.calibrator)
-            print(f"calibration: {options.calibrator}")
+        written.append(f"calibration: {options.calibrator}")
+    if options.report is not None or options.png is not None:
+        from siamcuda.report import page
     if options.report is not None:
         content = page.render(
             report,
@@ -114,11 +130,12 @@ def run(options: Evaluate) -> None:
         )
         with refusing("report: "):
             page.write(options.report, content)
-        print(f"page: {options.report}")
+        written.append(f"page: {options.report}")
     if options.png is not None:
         with refusing("png: "):
             paths = page.write_pngs(options.png, report, far=options.far, calibrator=calibrator)
-        print(f"plots: {', '.join(p.name for p in paths)} in {options.png}")
+        written.append(f"plots: {', '.join(p.name for p in paths)} in {options.png}")
+    return written
 
 
 def _check(options: Evaluate) -> None:

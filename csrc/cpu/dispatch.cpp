@@ -65,4 +65,13 @@ bool multiplies_bfloat16(Level level) {
 #endif
 }
 
+bool multiplies_int8(Level level) {
+#if defined(__x86_64__)
+  static const bool found = supported(Level::kAvx512) && __builtin_cpu_supports("avx512vnni");
+  return level == Level::kAvx512 && found;
+#else
+  return false;
+#endif
+}
+
 }  // namespace siamcuda::cpu

@@ -18,5 +18,7 @@ Level active_level();
 
 // Whether `level` multiplies bfloat16 by VDPBF16PS on this CPU.
 bool multiplies_bfloat16(Level level);
+// Likewise bytes, four to a lane, by VPDPBUSD.
+bool multiplies_int8(Level level);
 
 }  // namespace siamcuda::cpu

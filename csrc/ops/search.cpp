@@ -109,8 +109,7 @@ Tensor normalize(const SearchBackend& backend, const Tensor& rows) {
   return backend.normalize(rows.stride(1) == 1 ? rows : rows.contiguous());
 }
 
-std::vector<Tensor> screen(const SearchBackend& backend, const Tensor& rows,
-                           const Tensor& center) {
+std::vector<Tensor> screen(const SearchBackend& backend, const Tensor& rows, const Tensor& center) {
   constexpr const char* kName = "gallery_screen";
   check_rows(kName, "rows", rows, false);
   TORCH_CHECK_VALUE(center.dim() == 1 && center.size(0) == rows.size(1) &&
@@ -175,8 +174,7 @@ void implement_search(torch::Library& m, const SearchBackend& (*backend)()) {
                    std::string_view metric, double radius) {
            return range(backend(), queries, rows, screen, first, metric, radius);
          });
-  m.impl("gallery_normalize",
-         [backend](const Tensor& rows) { return normalize(backend(), rows); });
+  m.impl("gallery_normalize", [backend](const Tensor& rows) { return normalize(backend(), rows); });
   m.impl("gallery_screen", [backend](const Tensor& rows, const Tensor& center) {
     return screen(backend(), rows, center);
   });

@@ -1,0 +1,294 @@
+// What a search keeps: candidates, and the rows that were computed directly.
+
+// a·b + c, rounded once at every level.
+template <class C>
+SIAM_INLINE Vec<C> fused_multiply_add(Vec<C> a, Vec<C> b, Vec<C> c) {
+#if defined(SIAM_LEVEL_GENERIC)
+  C result[Vec<C>::kWidth];
+  for (int l = 0; l < Vec<C>::kWidth; ++l) result[l] = std::fma(a.v[l], b.v[l], c.v[l]);
+  return load<C>(result);
+#else
+  return multiply_add(a, b, c);
+#endif
+}
+
+// Σ(q−g)² in the one order of DESIGN's promise 5: 16 sums, element k to sum k mod 16, each by a
+// fused multiply-add, then halving adds, 8, 4, 2, 1. `query` has zeros behind, the row has not.
+template <class C, class T>
+SIAM_INLINE C direct_distance(const C* query, const T* row, int64_t columns) {
+  constexpr int kWidth = Vec<C>::kWidth, kVectors = 16 / kWidth;
+  Vec<C> sum[kVectors];
+  int64_t k = 0;
+  for (; k + 16 <= columns; k += 16) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) {
+      const Vec<C> d = load(query + k + v * kWidth) - load(row + k + v * kWidth);
+      sum[v] = fused_multiply_add(d, d, sum[v]);
+    }
+  }
+  if (k < columns) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) {
+      const int here = static_cast<int>(std::min<int64_t>(kWidth, columns - k - v * kWidth));
+      if (here <= 0) break;
+      const T* const at = row + k + v * kWidth;
+      const Vec<C> right = here == kWidth ? load(at) : load_first(at, here);
+      const Vec<C> d = load(query + k + v * kWidth) - right;
+      sum[v] = fused_multiply_add(d, d, sum[v]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int half = kVectors / 2; half > 0; half /= 2) {
+#pragma GCC unroll 8
+    for (int v = 0; v < half; ++v) sum[v] = sum[v] + sum[v + half];
+  }
+  return add_lanes(sum[0]);
+}
+
+template <class T>
+SIAM_INLINE bool is_zero_row(const T* row, int64_t columns) {
+  for (int64_t k = 0; k < columns; ++k) {
+    if (math::widen(row[k]) != 0) return false;
+  }
+  return true;
+}
+
+// A row of a task's matrix in its own type: visit(row pointer).
+template <class C, class Visit>
+SIAM_INLINE void with_row_type(const Matrix& m, const Visit& visit) {
+  if constexpr (sizeof(C) == 8) {
+    visit(static_cast<const double*>(m.data));
+  } else {
+    switch (m.dtype) {
+      case DType::kFloat16: return visit(static_cast<const math::Half*>(m.data));
+      case DType::kBFloat16: return visit(static_cast<const math::BFloat16*>(m.data));
+      default: return visit(static_cast<const float*>(m.data));
+    }
+  }
+}
+
+template <class C, class T>
+SIAM_INLINE C pair_distance(const SearchTask<C>& task, int64_t q, const T* rows, int64_t row) {
+  const T* const at = rows + row * task.rows.step;
+  if (task.cosine && (task.zeros[q] || is_zero_row(at, task.rows.columns))) return C(2);
+  return direct_distance(task.queries + q * task.padded, at, task.rows.columns);
+}
+
+// --- what a query keeps
+// ----------------------------------------------------------------------------
+
+template <class D>
+inline void sift_down(Found<D>* heap, int64_t count, Found<D> item) {
+  int64_t at = 0;
+  for (;;) {
+    int64_t child = 2 * at + 1;
+    if (child >= count) break;
+    if (child + 1 < count && comes_before(heap[child], heap[child + 1])) ++child;
+    if (!comes_before(item, heap[child])) break;
+    heap[at] = heap[child];
+    at = child;
+  }
+  heap[at] = item;
+}
+template <class D>
+inline void sift_up(Found<D>* heap, int64_t at, Found<D> item) {
+  while (at > 0) {
+    const int64_t parent = (at - 1) / 2;
+    if (!comes_before(heap[parent], item)) break;
+    heap[at] = heap[parent];
+    at = parent;
+  }
+  heap[at] = item;
+}
+
+// Whether anything of this distance would still be kept; NaN is, until there are k others.
+template <class D>
+SIAM_INLINE bool accepts(D bound, D distance) {
+  return !(distance > bound);
+}
+
+// What was computed directly, or counted: a row of the k nearest, or one within the radius.
+template <class Task, class D>
+SIAM_INLINE void keep(const Task& task, int64_t q, D distance, int64_t position) {
+  const Found<D> found{distance, position};
+  if (task.k == 0) {
+    if (distance <= task.bound[q]) task.within[q].push_back(found);
+    return;
+  }
+  Found<D>* const heap = task.nearest + q * task.k;
+  int64_t& count = task.nearest_count[q];
+  if (count < task.k) {
+    sift_up(heap, count, found);
+    if (++count < task.k) return;
+  } else {
+    if (!comes_before(found, heap[0])) return;
+    sift_down(heap, count, found);
+  }
+  if (heap[0].distance < task.bound[q]) task.bound[q] = heap[0].distance;
+}
+
+// --- screening -----------------------------------------------------------------------------------
+//
+// Note [Screening]. Let u = 2^-24. A screening form gives for each pair of rows within its
+// assumptions numbers with
+//   frame + lower ≤ |q − g|² ≤ frame + upper
+// in exact arithmetic on the stored q and g. The distance that decides is the computed direct sum:
+//   - δ = fl(q − g) is within u·|q − g| of it, so δ² within 2u + u² of its square;
+//   - a chain of ⌈D/16⌉ fused multiply-adds and four adds rounds ⌈D/16⌉ + 4 times, all terms ≥ 0;
+//   - squares below the smallest normal number lose at most 2^-149 each, D of them.
+// So it is within γ·|q − g|² + tiny of it, γ = (⌈D/16⌉ + 8)·u, tiny = D·2^-148. It exceeds T, and
+// the pair is dropped, if frame + lower > (T + tiny)·(1 + 2γ), as 1/(1 − γ) < 1 + 2γ for γ < ½.
+// `base` is that, less the frame, with 32u·(T + |frame|) for the roundings of the comparison,
+// rounded up. The other way round, frame + upper gives a distance that is at most (frame +
+// upper)·(1 + γ) + tiny.
+
+template <class C>
+SIAM_INLINE double direct_roundings(int64_t columns) {
+  return static_cast<double>((columns + 15) / 16 + 8) * (std::numeric_limits<C>::epsilon() / 2);
+}
+
+inline float rounded_up(double x) {
+  const float f = static_cast<float>(x);
+  return f < x ? std::nextafter(f, std::numeric_limits<float>::infinity()) : f;
+}
+
+SIAM_INLINE double tiny_of(int64_t columns) { return static_cast<double>(columns + 1) * 0x1p-120; }
+
+inline void set_base(const SearchTask<float>& task, int64_t q) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  const double bound = task.bound[q], frame = task.frame[q];
+  if (task.wild[q] || !(bound < kInfinity)) {
+    task.base[q] = kInfinity;
+    return;
+  }
+  if (bound < 0) {  // a radius that nothing is within
+    task.base[q] = -kInfinity;
+    return;
+  }
+  const int64_t columns = task.rows.columns;
+  const double gamma = direct_roundings<float>(columns);
+  const double limit = (bound + tiny_of(columns)) * (1 + 2 * gamma);
+  task.base[q] = rounded_up(limit - frame + 32 * 0x1p-24 * (limit + std::fabs(frame)));
+}
+
+// Computes candidates [begin, end) directly, as far as they still pass.
+template <class C>
+inline void settle(const SearchTask<C>& task, int64_t q, Candidate* candidates, int64_t begin,
+                   int64_t end) {
+  with_row_type<C>(task.rows, [&](auto rows) {
+    const int64_t row_bytes = task.rows.columns * static_cast<int64_t>(sizeof(*rows));
+    constexpr int64_t kAhead = 4, kMost = 512;  // rows under way, and how much of each
+    for (int64_t at = begin; at < end; ++at) {
+      if (at + kAhead < end) {
+        const char* const next =
+            reinterpret_cast<const char*>(rows + candidates[at + kAhead].row * task.rows.step);
+        for (int64_t b = 0; b < std::min(row_bytes, kMost); b += 64) __builtin_prefetch(next + b);
+      }
+      const Candidate& one = candidates[at];
+      if (one.lower > task.base[q]) continue;
+      const C distance = pair_distance(task, q, rows, one.row);
+      if (accepts(task.bound[q], distance)) keep(task, q, distance, task.first + one.row);
+    }
+  });
+  set_base(task, q);
+}
+
+struct ByUpper {
+  bool operator()(const Candidate& a, const Candidate& b) const { return a.upper < b.upper; }
+};
+struct ByLower {
+  bool operator()(const Candidate& a, const Candidate& b) const { return a.lower < b.lower; }
+};
+
+// Makes room among a query's candidates: what their upper bounds rule out, and if that is not
+// enough, or nothing will follow, by computing those that are left.
+__attribute__((noinline)) inline void thin_out(const SearchTask<float>& task, int64_t q,
+                                               bool last) {
+  Candidate* const list = task.candidates + q * task.capacity;
+  int64_t count = task.candidate_count[q];
+  const int64_t k = task.k;
+  if (k > 0 && count >= k && !task.wild[q]) {
+    std::nth_element(list, list + (k - 1), list + count, ByUpper());
+    const double upper = list[k - 1].upper;
+    const double gamma = direct_roundings<float>(task.rows.columns);
+    const double frame = task.frame[q];
+    const double limit =
+        (frame + upper + 32 * 0x1p-24 * (std::fabs(frame) + std::fabs(upper))) * (1 + gamma) +
+        tiny_of(task.rows.columns);
+    if (limit < task.bound[q]) task.bound[q] = rounded_up(std::max(limit, 0.0));
+    set_base(task, q);
+    int64_t kept = 0;
+    for (int64_t at = 0; at < count; ++at) {
+      if (!(list[at].lower > task.base[q])) list[kept++] = list[at];
+    }
+    count = kept;
+  }
+  if (last || count > task.capacity / 2) {
+    // The most promising first: what they give may rule out the rest.
+    const int64_t front = k > 0 ? std::min(count, k) : count;
+    if (front < count) std::nth_element(list, list + front, list + count, ByLower());
+    settle(task, q, list, 0, front);
+    settle(task, q, list, front, count);
+    count = 0;
+  }
+  task.candidate_count[q] = static_cast<int32_t>(count);
+}
+
+SIAM_INLINE void add_candidate(const SearchTask<float>& task, int64_t q, float lower, float upper,
+                               int64_t row) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  if (!(lower <= upper)) {  // a row beyond what screening can do
+    lower = -kInfinity;
+    upper = kInfinity;
+  }
+  task.candidates[q * task.capacity + task.candidate_count[q]] = {lower, upper,
+                                                                  static_cast<int32_t>(row)};
+  if (++task.candidate_count[q] == task.capacity) thin_out(task, q, false);
+}
+
+template <class C>
+void finish_search(const SearchTask<C>& task) {
+  for (int64_t q = 0; q < task.count; ++q) {
+    if constexpr (sizeof(C) == 4) {
+      if (task.capacity > 0) thin_out(task, q, true);
+    }
+    Found<C>* const list = task.k > 0 ? task.nearest + q * task.k : task.within[q].data();
+    const int64_t count =
+        task.k > 0 ? task.nearest_count[q] : static_cast<int64_t>(task.within[q].size());
+    std::sort(list, list + count,
+              [](const Found<C>& a, const Found<C>& b) { return comes_before(a, b); });
+  }
+}
+
+// Every pair of the task's queries with rows [begin, end), without screening.
+template <class C>
+void search_directly(const SearchTask<C>& task, int64_t begin, int64_t end) {
+  // Rows that stay in the first-level cache while the queries pass over them.
+  constexpr int64_t kBytes = 16 << 10;
+  const int64_t block =
+      std::max<int64_t>(1, kBytes / (task.padded * static_cast<int64_t>(sizeof(C)) + 1));
+  with_row_type<C>(task.rows, [&](auto rows) {
+    for (int64_t first = begin; first < end; first += block) {
+      const int64_t here = std::min(end, first + block);
+      for (int64_t q = 0; q < task.count; ++q) {
+        for (int64_t row = first; row < here; ++row) {
+          const C distance = pair_distance(task, q, rows, row);
+          if (accepts(task.bound[q], distance)) keep(task, q, distance, task.first + row);
+        }
+      }
+    }
+  });
+}
+
+template <class C>
+void normalize_rows(const Matrix& m, C* to, int64_t begin, int64_t end) {
+  for (int64_t row = begin; row < end; ++row) {
+    C* const out = to + row * m.columns;
+    widen_row(m, row, out);
+    const double norm = std::sqrt(squared_norm(out, m.columns));
+    if (norm == 0) continue;
+    for (int64_t k = 0; k < m.columns; ++k) {
+      out[k] = static_cast<C>(static_cast<double>(out[k]) / norm);
+    }
+  }
+}

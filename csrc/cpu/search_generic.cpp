@@ -1,0 +1,19 @@
+// Search for baseline instructions: runs on any CPU.
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <new>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "cpu/search.h"
+#include "math/tiles.h"
+
+#define SIAM_LEVEL_GENERIC 1
+#define SIAM_VECTOR_BYTES 16
+namespace siamcuda::cpu::generic {
+#include "cpu/search.inl"
+}  // namespace siamcuda::cpu::generic

@@ -141,6 +141,7 @@ void select_kernel(const SelectArgs args, const bool aligned) {
       }
     }
     if (thread == 0) counts[0] = held;
+    bool changed = false;  // by a cut, which leaves as many entries as there were
     const int kept = lists.k < kListEntries ? static_cast<int>(lists.k) : kListEntries;
     pairs.each(
         [&](bool here, C distance, int64_t row) {
@@ -158,12 +159,13 @@ void select_kernel(const SelectArgs args, const bool aligned) {
           }
           sort_shared<C>(queue, queued);
           last = queue.get(kept - 1);
+          changed = true;
           if (thread == 0) counts[0] = kept;
           __syncthreads();
         });
     __syncthreads();  // also where there was no row
     const int queued = counts[0];
-    if (args.launch.in_place && queued == held) continue;  // nothing came before the last entry
+    if (args.launch.in_place && queued == held && !changed) continue;
     sort_shared<C>(queue, queued);
     const int wanted = args.launch.in_place ? held : static_cast<int>(args.launch.run);
     void* const distances = args.launch.in_place ? lists.distances : args.run_distances;

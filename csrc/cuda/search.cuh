@@ -56,6 +56,16 @@ struct PassedPairs {
     if (args.mask == nullptr) return there;
     return there & load<unsigned>(args.mask + query * args.words + row / 32);
   }
+  // Squares may vanish where elements don't.
+  template <class U>
+  SIAM_DEVICE bool is_zero(const TileMatrix& matrix, int64_t row) const {
+    if (load<C>(static_cast<const C*>(matrix.norms) + row) != 0) return false;
+    const U* const x = static_cast<const U*>(matrix.data) + row * matrix.row_step;
+    bool zero = true;
+    SIAM_NO_UNROLL
+    for (int64_t k = 0; k < args.dim; ++k) zero = zero && math::widen(load<U>(x + k)) == 0;
+    return zero;
+  }
   SIAM_DEVICE C distance(int64_t row) const {
     const Q* const x[1] = {static_cast<const Q*>(args.queries.data) +
                            query * args.queries.row_step};
@@ -63,8 +73,7 @@ struct PassedPairs {
     DirectPairs<T, 1>::distances(x, static_cast<const T*>(args.rows.data) + row * args.rows.row_step,
                                  args.dim, aligned, found);
     if constexpr (!std::is_integral_v<C>) {
-      if (args.cosine && (load<C>(static_cast<const C*>(args.queries.norms) + query) == 0 ||
-                          load<C>(static_cast<const C*>(args.rows.norms) + row) == 0)) {
+      if (args.cosine && (is_zero<Q>(args.queries, query) || is_zero<T>(args.rows, row))) {
         return C(2);
       }
     }

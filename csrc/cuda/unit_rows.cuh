@@ -15,8 +15,8 @@
 namespace siamcuda::cuda {
 
 // The norm is the root of Σ x² in double: element k goes to accumulator k mod 16, multiplied and
-// then added; halves are added 8, 4, 2, 1. Elements are divided in double and rounded once. Zeros
-// stay zeros.
+// then added; halves are added 8, 4, 2, 1. Elements are divided in double and rounded once. A
+// row whose norm is 0 stays as it is.
 template <class T>
 SIAM_KERNEL(kSearchThreads, 8)
 void unit_kernel(const UnitArgs args, const bool aligned) {
@@ -57,7 +57,7 @@ void unit_kernel(const UnitArgs args, const bool aligned) {
       for (int e = 0; e < kPairElements; ++e) {
         if (k + e >= args.dim) continue;
         const double value = part[e];
-        store(static_cast<C>(norm == 0 ? 0.0 : __ddiv_rn(value, norm)),
+        store(static_cast<C>(norm == 0 ? value : __ddiv_rn(value, norm)),
               static_cast<C*>(args.out) + row * args.dim + k + e);
       }
     }

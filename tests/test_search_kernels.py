@@ -390,16 +390,17 @@ def names(function, *arguments) -> list[str]:
 
 def test_kernels_per_search():
     q, r = made(6, 8, torch.float32, 42), made(600, 8, torch.float32, 43)
-    norms, tile, select = "row_norms_kernel", "tile_kernel", "select_kernel"
+    norms, select = "row_norms_kernel", "select_kernel"
+    tile = ["bounds_kernel", "tile_kernel"]
     # Of the first 512 rows nothing is known; the others are screened.
-    assert names(knn, q, r, 4) == [norms, norms, select, norms, tile, select]
+    assert names(knn, q, r, 4) == [norms, norms, select, norms, *tile, select]
     # One query: no norms, and no tile that would be empty but for a row.
     assert names(knn, q[:1], r, 4) == [select]
     split = names(knn, q[:1], made(4200, 8, torch.float32, 44), 4)
     assert split[:2] == [select, "sort_kernel"]
     assert "scan_kernel" in split
     within_names = names(ops().gallery_range, q, r, [], 0, "sqeuclidean", 3.0)
-    one_pass = [norms, norms, tile, "within_kernel"]
+    one_pass = [norms, norms, *tile, "within_kernel"]
     assert within_names == [*one_pass, *one_pass, "sort_kernel"]
 
 

@@ -58,8 +58,8 @@ SIAM_HOST_DEVICE C distance_of(OrderKey<C> key) {
 }
 template <class C>
 SIAM_HOST_DEVICE bool before(const Entry<C>& a, const Entry<C>& b) {
-  return a.key < b.key || (a.key == b.key && static_cast<uint64_t>(a.position) <
-                                                 static_cast<uint64_t>(b.position));
+  return a.key < b.key ||
+         (a.key == b.key && static_cast<uint64_t>(a.position) < static_cast<uint64_t>(b.position));
 }
 
 template <class C>
@@ -145,73 +145,86 @@ using QueryOf = std::conditional_t<std::is_same_v<T, math::Bits>, math::Bits,
 
 constexpr int kPairElements = 4;  // neighbours that a lane reads at once
 
-template <class T>
-SIAM_DEVICE void load_neighbours(const T* from, int64_t left, bool aligned,
+// kWhole: all of them are there, and begin at a multiple of what one load takes.
+template <bool kWhole, class T>
+SIAM_DEVICE void load_neighbours(const T* from, int64_t left,
                                  typename math::Storage<T>::Compute (&to)[kPairElements]) {
-  constexpr int kAccess = sizeof(T) == 8 ? 2 : 4;
   using C = typename math::Storage<T>::Compute;
-  if (aligned && left >= kPairElements) {
+  if constexpr (kWhole) {
+    constexpr int kAccess = sizeof(T) == 8 ? 2 : 4;
     SIAM_UNROLL
     for (int e = 0; e < kPairElements; e += kAccess) {
       const auto part = load<Pack<T, kAccess>>(from + e);
       SIAM_UNROLL
       for (int k = 0; k < kAccess; ++k) to[e + k] = math::widen(part.element[k]);
     }
-    return;
-  }
-  SIAM_UNROLL
-  for (int e = 0; e < kPairElements; ++e) {
-    to[e] = e < left ? C(math::widen(load<T>(from + e))) : C(0);
+  } else {
+    SIAM_UNROLL
+    for (int e = 0; e < kPairElements; ++e) {
+      to[e] = e < left ? C(math::widen(load<T>(from + e))) : C(0);
+    }
   }
 }
 
 // Distances of one row from kQueries queries, in the order of math::direct_squared_distance: lane l
 // of four has accumulators 4 l to 4 l + 3, and reads the elements that belong to them, 16 bytes of
-// float at a time. The upper halves come by shuffles, in which the whole warp takes part, as it does
-// in the loop: `dim` is the same for all its lanes. Zeros past the end of a row change no sum.
+// float at a time. The upper halves come by shuffles, in which the whole warp takes part, as it
+// does in the loops: `dim` is the same for all its lanes. Zeros past the end of a row change no
+// sum.
 template <class T, int kQueries>
 struct DirectPairs {
   using C = typename math::Storage<T>::Compute;
   using Q = QueryOf<T>;
+  // Steps under way together: as many loads as registers can hold.
+  static constexpr int kSteps = sizeof(C) == 8 ? 2 : 4;
+  static constexpr int kStep = math::kDirectLanes;
+
+  template <int kTogether, bool kWhole>
+  SIAM_DEVICE static void add(const Q* const (&x)[kQueries], const T* y, int64_t k, int64_t dim,
+                              C (&sums)[kQueries][kPairElements]) {
+    C b[kTogether][kPairElements];
+    SIAM_UNROLL
+    for (int s = 0; s < kTogether; ++s) {
+      load_neighbours<kWhole>(y + k + s * kStep, dim - k, b[s]);
+    }
+    SIAM_UNROLL
+    for (int q = 0; q < kQueries; ++q) {
+      C a[kTogether][kPairElements];
+      SIAM_UNROLL
+      for (int s = 0; s < kTogether; ++s) {
+        load_neighbours<kWhole>(x[q] + k + s * kStep, dim - k, a[s]);
+      }
+      SIAM_UNROLL
+      for (int s = 0; s < kTogether; ++s) {
+        SIAM_UNROLL
+        for (int e = 0; e < kPairElements; ++e) {
+          const C delta = minus(a[s][e], b[s][e]);
+          sums[q][e] = fused(delta, delta, sums[q][e]);
+        }
+      }
+    }
+  }
 
   SIAM_DEVICE static void distances(const Q* const (&x)[kQueries], const T* y, int64_t dim,
                                     bool aligned, C (&to)[kQueries]) {
-    // Steps under way together: as many loads as registers can hold.
-    constexpr int kSteps = sizeof(C) == 8 ? 2 : 4;
-    const int lane = static_cast<int>(threadIdx.x) % kPairLanes;
+    const int first = static_cast<int>(threadIdx.x) % kPairLanes * kPairElements;
     C sums[kQueries][kPairElements];
     SIAM_UNROLL
     for (int q = 0; q < kQueries; ++q) {
       SIAM_UNROLL
       for (int e = 0; e < kPairElements; ++e) sums[q][e] = 0;
     }
-    SIAM_NO_UNROLL
-    for (int64_t k = lane * kPairElements; k - lane * kPairElements < dim;
-         k += kSteps * math::kDirectLanes) {
-      C b[kSteps][kPairElements];
-      SIAM_UNROLL
-      for (int s = 0; s < kSteps; ++s) {
-        const int64_t at = k + s * math::kDirectLanes;
-        load_neighbours(y + at, dim - at, aligned, b[s]);
+    int64_t k = 0;
+    if (aligned) {
+      SIAM_NO_UNROLL
+      for (; k + kSteps * kStep <= dim; k += kSteps * kStep) {
+        add<kSteps, true>(x, y, k + first, dim, sums);
       }
-      SIAM_UNROLL
-      for (int q = 0; q < kQueries; ++q) {
-        C a[kSteps][kPairElements];
-        SIAM_UNROLL
-        for (int s = 0; s < kSteps; ++s) {
-          const int64_t at = k + s * math::kDirectLanes;
-          load_neighbours(x[q] + at, dim - at, aligned, a[s]);
-        }
-        SIAM_UNROLL
-        for (int s = 0; s < kSteps; ++s) {
-          SIAM_UNROLL
-          for (int e = 0; e < kPairElements; ++e) {
-            const C delta = minus(a[s][e], b[s][e]);
-            sums[q][e] = fused(delta, delta, sums[q][e]);
-          }
-        }
-      }
+      SIAM_NO_UNROLL
+      for (; k + kStep <= dim; k += kStep) add<1, true>(x, y, k + first, dim, sums);
     }
+    SIAM_NO_UNROLL
+    for (; k < dim; k += kStep) add<1, false>(x, y, k + first, dim, sums);
     SIAM_UNROLL
     for (int q = 0; q < kQueries; ++q) {
       SIAM_UNROLL
@@ -229,12 +242,13 @@ struct DirectPairs {
 template <int kQueries>
 struct DirectPairs<math::Bits, kQueries> {
   using Q = math::Bits;
+  using Words = Pack<uint32_t, 4>;
 
-  // Four words, of which `left` bytes are there.
-  SIAM_DEVICE static Pack<uint32_t, 4> load_words(const math::Bits* from, int64_t left,
-                                                  bool aligned) {
-    if (aligned && left >= 16) return load<Pack<uint32_t, 4>>(from);
-    Pack<uint32_t, 4> words{};
+  // 16 bytes, of which `left` are there.
+  template <bool kWhole>
+  SIAM_DEVICE static Words load_words(const math::Bits* from, int64_t left) {
+    if constexpr (kWhole) return load<Words>(from);
+    Words words{};
     SIAM_UNROLL
     for (int b = 0; b < 16; ++b) {
       if (b < left) {
@@ -244,21 +258,26 @@ struct DirectPairs<math::Bits, kQueries> {
     }
     return words;
   }
+  template <bool kWhole>
+  SIAM_DEVICE static void add(const math::Bits* const (&x)[kQueries], const math::Bits* y,
+                              int64_t k, int64_t dim, int32_t (&to)[kQueries]) {
+    const Words b = load_words<kWhole>(y + k, dim - k);
+    SIAM_UNROLL
+    for (int q = 0; q < kQueries; ++q) {
+      const Words a = load_words<kWhole>(x[q] + k, dim - k);
+      SIAM_UNROLL
+      for (int w = 0; w < 4; ++w) to[q] += __popc(a.element[w] ^ b.element[w]);
+    }
+  }
   SIAM_DEVICE static void distances(const math::Bits* const (&x)[kQueries], const math::Bits* y,
                                     int64_t dim, bool aligned, int32_t (&to)[kQueries]) {
-    const int lane = static_cast<int>(threadIdx.x) % kPairLanes;
     SIAM_UNROLL
     for (int q = 0; q < kQueries; ++q) to[q] = 0;
+    int64_t k = static_cast<int64_t>(threadIdx.x) % kPairLanes * 16;  // counts have no order
     SIAM_NO_UNROLL
-    for (int64_t k = lane * 16; k - lane * 16 < dim; k += kPairLanes * 16) {
-      const auto b = load_words(y + k, dim - k, aligned);
-      SIAM_UNROLL
-      for (int q = 0; q < kQueries; ++q) {
-        const auto a = load_words(x[q] + k, dim - k, aligned);
-        SIAM_UNROLL
-        for (int w = 0; w < 4; ++w) to[q] += __popc(a.element[w] ^ b.element[w]);
-      }
-    }
+    for (; aligned && k + 16 <= dim; k += kPairLanes * 16) add<true>(x, y, k, dim, to);
+    SIAM_NO_UNROLL
+    for (; k < dim; k += kPairLanes * 16) add<false>(x, y, k, dim, to);
     SIAM_UNROLL
     for (int q = 0; q < kQueries; ++q) {
       to[q] += __shfl_xor_sync(kWarp, to[q], 2);
@@ -270,13 +289,12 @@ struct DirectPairs<math::Bits, kQueries> {
 // Whether both begin every row at a multiple of 16 bytes, which is what loads of neighbours ask.
 template <class T>
 bool pairs_aligned(const TileMatrix& queries, const TileMatrix& rows) {
-  return tile_rows_aligned(queries, 1, sizeof(QueryOf<T>)) &&
-         tile_rows_aligned(rows, 1, sizeof(T));
+  return tile_rows_aligned(queries, 1, sizeof(QueryOf<T>)) && tile_rows_aligned(rows, 1, sizeof(T));
 }
 
 inline unsigned search_grid(int64_t items, TileDevice device) {
-  const int64_t resident = static_cast<int64_t>(std::max(device.multiprocessors, 1)) *
-                           kSearchBlocks;
+  const int64_t resident =
+      static_cast<int64_t>(std::max(device.multiprocessors, 1)) * kSearchBlocks;
   return static_cast<unsigned>(std::min(items, resident));
 }
 

@@ -2,6 +2,8 @@
 // and for the emulator; Note [Screening] in search_launch.h says why no bit is missing.
 //
 //                    tiles                      scan_kernel                 round_kernel
+//                    (before them a thread a
+//                    query: bounds_kernel)
 //   for              more than kFewQueries      up to kFewQueries queries   16-bit rows
 //   a block has      64 queries x 128 rows:     32 rows a warp              4 queries, a warp each
 //                    tile_kernel, with its
@@ -17,9 +19,10 @@
 //                    bit a pair                 L1; 1 bit a pair            a query
 //   FLOPs            2 D a pair                 3 D a pair                  3 D a query, in double
 //
-// The bound of a query is in registers while a tile is judged: one number for each of a thread's
-// queries, from the last entry of its list. A bit costs a multiply-add, a comparison and a vote
-// beside the 2 D operations of its pair.
+// What a query accepts is in registers while a tile is judged: one number for each of a thread's
+// queries, which bounds_kernel makes of the last entry of its list. A bit costs an addition, a
+// comparison, a vote and a selection beside the 2 D operations of its pair. Bits behind the last
+// row may have any value.
 #pragma once
 
 #include "cuda/entries.cuh"
@@ -39,38 +42,56 @@ SIAM_DEVICE C accepted_of(const NearestLists& lists, int64_t query) {
   return distance_of<C>(last.key);
 }
 
-// C is float or double, or int32_t for counts, which are exact.
+// C is float or double, or int32_t for counts, which are exact. Of a pair, half of
+// (1 - slack)(|x|^2 + |y|^2) - bound is a sum of a number of its query and one of its row, and x.y
+// is below that or the pair passes: an addition and a comparison.
+template <class C>
+struct ScreenNumbers {
+  C share, growth, underflow, largest;
+
+  // Of a norm that is too large, or NaN: nothing is below that.
+  SIAM_DEVICE C of_norm(C norm, C bound) const {
+    return norm <= largest ? C(0.5) * fused(share, norm, -bound) : -distance_of<C>(kPaddingKey<C>);
+  }
+};
+
+template <class C>
+SIAM_KERNEL(kSearchThreads, 8)
+void bounds_kernel(const ScreenArgs args, const ScreenNumbers<C> numbers) {
+  SIAM_NO_UNROLL
+  for (int64_t query = int64_t{blockIdx.x} * kSearchThreads + threadIdx.x;
+       query < args.queries.rows; query += int64_t{gridDim.x} * kSearchThreads) {
+    C bound = accepted_of<C>(args.lists, query);
+    if constexpr (!std::is_integral_v<C>) {
+      bound = bound * numbers.growth;
+      if (args.residuals != nullptr) {
+        // Its own four roundings are covered by the last factor.
+        const C rest = load<C>(static_cast<const C*>(args.residuals) + query);
+        const C root = math::sqrt(bound) + rest;
+        bound = root * root * (C(1) + C(0x1p-20));
+      }
+      bound = numbers.of_norm(load<C>(static_cast<const C*>(args.queries.norms) + query),
+                              bound + numbers.underflow);
+    }
+    store(bound, static_cast<C*>(args.bounds) + query);
+  }
+}
+
 template <class C>
 struct ScreenSink {
   static constexpr bool kProducts = true;
 
-  const C* norms1;     // [queries]
-  const C* norms2;     // [rows]
-  const C* residuals;  // [queries], or null
-  C slack, growth, smallest, largest;
-  NearestLists lists;
+  const C* bounds;  // [queries]
+  const C* norms;   // [rows]
+  ScreenNumbers<C> numbers;
   unsigned* mask;  // [queries, words]
   int64_t words;
 
-  SIAM_DEVICE C bound_of(int64_t query) const {
-    const C accepted = accepted_of<C>(lists, query);
+  SIAM_DEVICE static bool passes(C product, C of_query, C of_row) {
     if constexpr (std::is_integral_v<C>) {
-      return accepted;
+      return product <= of_query;
     } else {
-      const C bound = accepted * growth;
-      if (residuals == nullptr) return bound;
-      // Its own four roundings are covered by the last factor.
-      const C root = math::sqrt(bound) + load<C>(residuals + query);
-      return root * root * (C(1) + C(0x1p-20));
-    }
-  }
-  SIAM_DEVICE bool passes(C product, C norm1, C norm2, C bound) const {
-    if constexpr (std::is_integral_v<C>) {
-      return product <= bound;
-    } else {
-      const C sum = norm1 + norm2;
-      const C lower = fused(-slack, sum, fused(C(-2), product, sum));
-      return !(lower > bound && sum >= smallest && sum <= largest);
+      return !(product < of_query + of_row);
     }
   }
 
@@ -78,32 +99,34 @@ struct ScreenSink {
   SIAM_DEVICE void take(const TilePlace& place,
                         const C (&sums)[Layout::kRows][Layout::kColumns]) const {
     constexpr int kRows = Layout::kRows, kColumns = Layout::kColumns;
-    constexpr bool kNorms = !std::is_integral_v<C>;
+    constexpr bool kBytes = Layout::kRowLanes == 8;  // that a thread stores, else words
     const int thread = thread_afresh();
-    C bound[kRows], norm1[kRows];
+    C query[kRows];
     unsigned bits[kRows];
     SIAM_UNROLL
     for (int i = 0; i < kRows; ++i) {
       const int row = Layout::row(thread, i);
-      const bool here = row < place.rows_here;
-      bound[i] = here ? bound_of(place.first_row + row) : C(0);
-      norm1[i] = kNorms && here ? load<C>(norms1 + place.first_row + row) : C(0);
+      query[i] = row < place.rows_here ? load<C>(bounds + place.first_row + row) : C(0);
       bits[i] = 0;
     }
     SIAM_UNROLL
     for (int j = 0; j < kColumns; ++j) {
       const int column = Layout::column(thread, j);
-      const bool here = column < place.columns_here;
-      const C norm2 = kNorms && here ? load<C>(norms2 + place.first_column + column) : C(0);
+      C row = 0;
+      if constexpr (!std::is_integral_v<C>) {
+        if (column < place.columns_here) {
+          row = numbers.of_norm(load<C>(norms + place.first_column + column), 0);
+        }
+      }
       SIAM_UNROLL
       for (int i = 0; i < kRows; ++i) {
-        const bool pass = here && passes(sums[i][j], norm1[i], norm2, bound[i]);
-        if constexpr (Layout::kRowLanes == 8) {
+        const bool pass = passes(sums[i][j], query[i], row);
+        if constexpr (kBytes) {
           // Eight neighbours are a byte of each of the warp's four rows; lane j of them keeps it.
           const unsigned votes = __ballot_sync(kWarp, pass);
           bits[i] = thread % 8 == j ? votes : bits[i];
         } else {
-          bits[i] |= static_cast<unsigned>(pass) << (column % 32);
+          bits[i] |= pass ? 1u << (j / 2 * kMmaColumns + j % 2) : 0u;
         }
       }
     }
@@ -111,13 +134,14 @@ struct ScreenSink {
     SIAM_UNROLL
     for (int i = 0; i < kRows; ++i) {
       const int row = Layout::row(thread, i);
-      if constexpr (Layout::kRowLanes == 8) {
+      if constexpr (kBytes) {
         const int byte = 2 * (thread % 8) + Layout::part(thread);
         auto* const to = reinterpret_cast<unsigned char*>(line + row * words) + byte;
         if (row < place.rows_here) {
           store(static_cast<unsigned char>(bits[i] >> (thread % 32 / 8 * 8)), to);
         }
       } else {
+        bits[i] <<= 2 * (thread % 4);
         bits[i] |= __shfl_xor_sync(kWarp, bits[i], 1);
         bits[i] |= __shfl_xor_sync(kWarp, bits[i], 2);
         if (thread % 4 == 0 && row < place.rows_here) {
@@ -201,34 +225,36 @@ void round_kernel(const RoundArgs args) {
   }
 }
 
-// --- launchers -----------------------------------------------------------------------------------
+// --- launchers
+// -----------------------------------------------------------------------------------
 
 template <class T>
 void launch_screen_typed(const ScreenArgs& args, DType dtype, TileDevice device, Stream stream) {
   using C = typename math::Storage<T>::Compute;
   const TileArgs tiles{args.queries, args.rows, 1, args.dim};
   ScreenSink<C> sink{};
-  sink.lists = args.lists;
+  sink.bounds = static_cast<const C*>(args.bounds);
+  sink.norms = static_cast<const C*>(args.rows.norms);
   sink.mask = args.mask;
   sink.words = args.words;
+  const TileLaunch launch =
+      tile_launch(1, args.queries.rows, args.rows.rows, device.multiprocessors);
+  if (launch.tiles == 0) return;
+  if constexpr (!std::is_integral_v<C>) {
+    const ScreenRule rule =
+        screen_rule(math::tile_engine(dtype, args.dim, device.capability), args.dim);
+    sink.numbers = {static_cast<C>(1 - rule.slack), static_cast<C>(rule.growth),
+                    static_cast<C>(rule.underflow), static_cast<C>(rule.largest)};
+  }
+  SIAM_LAUNCH((bounds_kernel<C>),
+              Dim3(search_grid(pieces_of(args.queries.rows, kSearchThreads), device)),
+              Dim3(kSearchThreads), 0, stream, args, sink.numbers);
   if constexpr (std::is_integral_v<C>) {
-    const TileLaunch launch =
-        tile_launch(1, args.queries.rows, args.rows.rows, device.multiprocessors);
-    if (launch.tiles == 0) return;
     TileArgs mended = tiles;
     mended.x1 = without_idle_steps(tiles.x1, 1);
     mended.x2 = without_idle_steps(tiles.x2, 1);
     launch_tile_kernel<TileEngine::kBits, T>(mended, sink, launch, stream);
   } else {
-    const ScreenRule rule =
-        screen_rule(math::tile_engine(dtype, args.dim, device.capability), args.dim);
-    sink.norms1 = static_cast<const C*>(args.queries.norms);
-    sink.norms2 = static_cast<const C*>(args.rows.norms);
-    sink.residuals = static_cast<const C*>(args.residuals);
-    sink.slack = static_cast<C>(rule.slack);
-    sink.growth = static_cast<C>(rule.growth);
-    sink.smallest = static_cast<C>(rule.smallest);
-    sink.largest = static_cast<C>(rule.largest);
     launch_tiles<T>(tiles, sink, dtype, device, stream);
   }
 }

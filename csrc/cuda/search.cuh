@@ -70,7 +70,8 @@ struct PassedPairs {
     const Q* const x[1] = {static_cast<const Q*>(args.queries.data) +
                            query * args.queries.row_step};
     C found[1];
-    DirectPairs<T, 1>::distances(x, static_cast<const T*>(args.rows.data) + row * args.rows.row_step,
+    DirectPairs<T, 1>::distances(x,
+                                 static_cast<const T*>(args.rows.data) + row * args.rows.row_step,
                                  args.dim, aligned, found);
     if constexpr (!std::is_integral_v<C>) {
       if (args.cosine && (is_zero<Q>(args.queries, query) || is_zero<T>(args.rows, row))) {
@@ -92,8 +93,7 @@ struct PassedPairs {
       unsigned word = word_at(base + thread * 32);
       int at = word != 0 ? atomicAdd(count + 0, __popc(word)) : 0;
       while (word != 0) {
-        rows[at++] =
-            static_cast<RowInBatch>(thread * 32 + __ffs(static_cast<int>(word)) - 1);
+        rows[at++] = static_cast<RowInBatch>(thread * 32 + __ffs(static_cast<int>(word)) - 1);
         word &= word - 1;
       }
       __syncthreads();
@@ -180,8 +180,7 @@ void select_kernel(const SelectArgs args, const bool aligned) {
     void* const distances = args.launch.in_place ? lists.distances : args.run_distances;
     int64_t* const to = args.launch.in_place ? lists.positions : args.run_positions;
     const int64_t first =
-        args.launch.in_place ? list
-                             : run + lists.k + item % args.launch.splits * args.launch.run;
+        args.launch.in_place ? list : run + lists.k + item % args.launch.splits * args.launch.run;
     SIAM_NO_UNROLL
     for (int e = thread; e < wanted; e += kSearchThreads) {
       store_entry<C>(e < queued ? queue.get(e) : padding_entry<C>(), distances, to, first + e);

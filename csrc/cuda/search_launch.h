@@ -1,10 +1,10 @@
 // Exact search on CUDA as host code sees it: arguments, launch shapes and launchers.
 // No torch and no CUDA headers; `stream` is a cudaStream_t.
 //
-// Some queries meet some rows at a time. Screening sets a bit for each pair that may be near enough;
-// a second launch computes those pairs directly and keeps the nearest, or all within a bound. What a
-// query accepts is read from its list, which the last rows have tightened: nothing else goes from
-// launch to launch, and nothing to the host.
+// Some queries meet some rows at a time. Screening sets a bit for each pair that may be near
+// enough; a second launch computes those pairs directly and keeps the nearest, or all within a
+// bound. What a query accepts is read from its list, which the last rows have tightened: nothing
+// else goes from launch to launch, and nothing to the host.
 #pragma once
 
 #include <algorithm>
@@ -77,9 +77,9 @@ inline SearchPlan search_plan(int64_t queries, int64_t dim, int64_t k, RowType t
   } else {
     // Every row has a place in the workspace: as many rows as the list has entries, and more.
     const int64_t entry = distance_bytes(type) + 8;
-    const int64_t rows = std::min(std::max(pieces_of(3 * k, kListEntries), int64_t{8}),
-                                  kMaxRows / kListEntries) *
-                         kListEntries;
+    const int64_t rows =
+        std::min(std::max(pieces_of(3 * k, kListEntries), int64_t{8}), kMaxRows / kListEntries) *
+        kListEntries;
     plan.rows = plan.first_rows = rows;
     plan.queries = std::min(plan.queries, std::max<int64_t>(kRunBytes / entry / (k + rows), 1));
   }
@@ -87,9 +87,10 @@ inline SearchPlan search_plan(int64_t queries, int64_t dim, int64_t k, RowType t
   return plan;
 }
 
-// Rows to take next, of `left`, where `seen` have been before.
+// Rows to take next, of `left`, where this call has seen some. What other calls have seen does not
+// count: their lists may be empty all the same.
 inline int64_t rows_to_take(const SearchPlan& plan, int64_t seen, int64_t left) {
-  const int64_t known = std::min(std::max<int64_t>(seen, 0), kMaxRows);
+  const int64_t known = std::min(seen, kMaxRows);
   const int64_t wanted =
       std::max(plan.first_rows, pieces_of(kGrowth * known, kTileColumns) * kTileColumns);
   return std::min(left, std::min(wanted, plan.rows));
@@ -100,23 +101,28 @@ inline int64_t rows_to_take(const SearchPlan& plan, int64_t seen, int64_t left) 
 // Note [Screening]. With S = |x|² + |y|², the expanded form is within eps S of d² (Note [Error
 // bounds] in math/tiles.h), and the computed direct sum is at least (1 − g) d², g = (⌈D/16⌉ + 6) u:
 // each term has the roundings of its difference, of at most ⌈D/16⌉ additions and of 4 halves. So a
-// pair may be dropped where expanded − slack S > growth · t for the bound t of its query: slack is
-// 5 % more than eps, for second orders, and 8 u for the operations of this comparison and for what
-// the direct sum loses to underflow, D 2^-149 where 4 u S is at least D 2^-118; growth is 1 / (1 −
-// g) and 16 u more. Where x stands for a query q whose elements were rounded, |q − x| ≤ r, and
-// d(q, y) ≥ d(x, y) − r: the bound is (sqrt(growth · t) + r)². Pairs whose S lies outside the
-// assumptions are not dropped, and no comparison with NaN drops one.
+// pair may be dropped where S − 2 x·y − slack S > growth · t for the bound t of its query, which is
+// x·y < ((1 − slack)|x|² − growth · t) / 2 + (1 − slack)|y|² / 2. Slack is 5 % more than eps, for
+// second orders, and 8 u: the operations of this comparison err by 3 u S + 2 u growth t at most.
+// Growth is 1 / (1 − g) and 16 u more. Underflow adds 2^-126 to a product at most, and less to a
+// square of the direct sum: D 2^-120 on the side of the bound covers both. Where x stands for a
+// query q whose elements were rounded, |q − x| ≤ r, and d(q, y) ≥ d(x, y) − r: the bound is
+// (sqrt(growth · t) + r)². Norms that are too large for all this, or NaN, drop nothing, and nor
+// does a product that is NaN.
 struct ScreenRule {
-  double slack, growth, smallest, largest;
+  double slack, growth, underflow;
+  double largest;  // of one norm
 };
 
 inline ScreenRule screen_rule(math::TileEngine engine, int64_t dim) {
-  const double u = engine == math::TileEngine::kFma64 ? 0x1p-53 : 0x1p-24;
+  const bool wide = engine == math::TileEngine::kFma64;
+  const double u = wide ? 0x1p-53 : 0x1p-24;
   const double eps = math::tile_error_bound(engine, dim);
   const double g = (static_cast<double>(pieces_of(dim, math::kDirectLanes)) + 6) * u;
   const double never = std::numeric_limits<double>::infinity();
   return {eps < 0.05 ? 1.05 * eps + 8 * u : never, g < 0.25 ? (1 + 16 * u) / (1 - g) : never,
-          math::tile_smallest_sum(engine, dim), math::tile_largest_sum(engine)};
+          static_cast<double>(dim) * (wide ? 0x1p-1000 : 0x1p-120),
+          math::tile_largest_sum(engine) / 2};
 }
 
 // The lists of queries, ordered by (distance, position).
@@ -133,14 +139,15 @@ struct ScreenArgs {
   const void* residuals;  // [queries] |q − x| where x was rounded, or null
   int64_t dim;
   NearestLists lists;
+  void* bounds;    // [queries] scratch
   unsigned* mask;  // [queries, words] bit r % 32 of word r / 32 for row r
   int64_t words;   // mask_words(rows)
 };
-// On tiles. No norms for bits.
+// On tiles: two launches. No norms for bits.
 void launch_screen(const ScreenArgs& args, RowType type, TileDevice device, void* stream);
 
 // For kFewQueries queries: computes every pair directly, at the rate of memory. Queries are those
-// of launch_select; norms are not read.
+// of launch_select; norms and bounds are not used.
 void launch_scan(const ScreenArgs& args, RowType type, TileDevice device, void* stream);
 
 // Queries in 16 bits, and how far they are from what they were.
@@ -204,7 +211,7 @@ void launch_select(const SelectArgs& args, RowType type, TileDevice device, void
 // Counts pairs within lists.bound; with distances, writes them besides, in no order. `next` numbers
 // the entries that a query has so far: its count, or where its next entry goes.
 struct WithinArgs {
-  SelectArgs pairs;  // launch as for lists of no entries
+  SelectArgs pairs;          // launch as for lists of no entries
   unsigned long long* next;  // [queries]
   void* distances;           // [total], or null
   int64_t* positions;        // [total]

@@ -11,8 +11,8 @@ namespace siamcuda::cuda {
 namespace {
 
 template <class T>
-constexpr DType kRowDType = sizeof(T) == 8                        ? DType::kFloat64
-                            : sizeof(T) == 4                      ? DType::kFloat32
+constexpr DType kRowDType = sizeof(T) == 8                      ? DType::kFloat64
+                            : sizeof(T) == 4                    ? DType::kFloat32
                             : std::is_same_v<T, math::BFloat16> ? DType::kBFloat16
                                                                 : DType::kFloat16;
 template <class T>

@@ -34,7 +34,11 @@ void unit_kernel(const UnitArgs args, const bool aligned) {
     SIAM_NO_UNROLL
     for (int64_t k = lane * kPairElements; k < args.dim; k += math::kDirectLanes) {
       C part[kPairElements];
-      load_neighbours(x + k, args.dim - k, aligned, part);
+      if (aligned && k + kPairElements <= args.dim) {
+        load_neighbours<true>(x + k, args.dim - k, part);
+      } else {
+        load_neighbours<false>(x + k, args.dim - k, part);
+      }
       SIAM_UNROLL
       for (int e = 0; e < kPairElements; ++e) {
         const double value = part[e];
@@ -52,7 +56,7 @@ void unit_kernel(const UnitArgs args, const bool aligned) {
     SIAM_NO_UNROLL
     for (int64_t k = lane * kPairElements; k < (here ? args.dim : 0); k += math::kDirectLanes) {
       C part[kPairElements];
-      load_neighbours(x + k, args.dim - k, aligned, part);
+      load_neighbours<false>(x + k, args.dim - k, part);
       SIAM_UNROLL
       for (int e = 0; e < kPairElements; ++e) {
         if (k + e >= args.dim) continue;

@@ -1,8 +1,8 @@
 // The CUDA entry point of exact search: parts of queries and rows, workspace, launches. Compiled a
 // second time against the emulator, where it runs on CPU tensors.
 //
-// The k nearest never wait for the device, and can be captured in a graph. A range search waits once,
-// for the number of entries that it has to return.
+// The k nearest never wait for the device, and can be captured in a graph. A range search waits
+// once, for the number of entries that it has to return.
 #include <ATen/Functions.h>
 
 #include <cmath>
@@ -110,8 +110,8 @@ struct Queries {
       screened.norms = exact.norms;
     }
     if (!tiles || !half) return;
-    rounded = at::empty(x.sizes(), x.options().dtype(type == RowType::kFloat16 ? at::kHalf
-                                                                              : at::kBFloat16));
+    rounded = at::empty(x.sizes(),
+                        x.options().dtype(type == RowType::kFloat16 ? at::kHalf : at::kBFloat16));
     residuals = at::empty({x.size(0)}, x.options());
     memory.scratch(rounded, "rounded queries");
     memory.scratch(residuals, "residuals");
@@ -131,7 +131,7 @@ struct Search {
   void* stream;
   cuda::SearchPlan plan;
   bool cosine, few;
-  int64_t dim, seen_before;
+  int64_t dim;
 
   Search(const SearchPart& p, int64_t k)
       : part(p),
@@ -141,8 +141,11 @@ struct Search {
         plan(cuda::search_plan(p.queries.size(0), p.queries.size(1), k, type)),
         cosine(p.metric == Metric::kCosine),
         few(p.queries.size(0) <= cuda::kFewQueries),
-        dim(p.queries.size(1)),
-        seen_before(p.first) {}
+        dim(p.queries.size(1)) {}
+
+  at::TensorOptions scores() const {
+    return type == RowType::kBits ? part.rows.options().dtype(at::kInt) : part.queries.options();
+  }
 
   // visit(pairs): rows that passed for these queries, whatever lists say. `screen_first`: also the
   // first rows of a gallery, of which nothing is known.
@@ -155,14 +158,16 @@ struct Search {
     const Tensor mask =
         at::empty({count * cuda::mask_words(most)}, part.rows.options().dtype(at::kInt));
     const bool normed = type != RowType::kBits && (cosine || !few);
+    const Tensor bounds = at::empty({few ? 0 : count}, scores());
     Tensor norms;
     memory.scratch(mask, "mask");
+    memory.scratch(bounds, "bounds");
     if (normed) {
       norms = at::empty({most}, part.queries.options());
       memory.scratch(norms, "norms of rows");
     }
     for (int64_t begin = 0; begin < rows;) {
-      const int64_t n = cuda::rows_to_take(plan, seen_before + begin, rows - begin);
+      const int64_t n = cuda::rows_to_take(plan, begin, rows - begin);
       cuda::SelectArgs pairs{};
       pairs.queries = queries.exact;
       pairs.rows = matrix_of(part.rows);
@@ -177,13 +182,19 @@ struct Search {
         pairs.rows.norms = norms.mutable_data_ptr();
         cuda::launch_norms(pairs.rows, 1, dim, dtype_of(part.rows.scalar_type()), device, stream);
       }
-      if (screen_first || seen_before + begin > 0) {
+      if (screen_first || part.first + begin > 0) {
         pairs.words = cuda::mask_words(n);
         auto* const bits = reinterpret_cast<unsigned*>(mask.mutable_data_ptr<int>());
         pairs.mask = bits;
-        cuda::ScreenArgs args{queries.screened, pairs.rows, nullptr, dim, lists, bits, pairs.words};
+        cuda::ScreenArgs args{};
+        args.queries = few ? queries.exact : queries.screened;
+        args.rows = pairs.rows;
+        args.dim = dim;
+        args.lists = lists;
+        args.bounds = few ? nullptr : bounds.mutable_data_ptr();
+        args.mask = bits;
+        args.words = pairs.words;
         if (few) {
-          args.queries = queries.exact;
           cuda::launch_scan(args, type, device, stream);
         } else {
           if (queries.residuals.defined()) args.residuals = queries.residuals.const_data_ptr();
@@ -232,9 +243,8 @@ void knn(const SearchPart& part, Tensor& distances, Tensor& positions) {
         args.run_distances = run_distances.mutable_data_ptr();
         args.run_positions = run_positions.mutable_data_ptr<int64_t>();
         cuda::launch_select(args, search.type, search.device, search.stream);
-        cuda::launch_sort(
-            cuda::sort_equal(args.run_distances, args.run_positions, count, length), length,
-            search.type, search.device, search.stream);
+        cuda::launch_sort(cuda::sort_equal(args.run_distances, args.run_positions, count, length),
+                          length, search.type, search.device, search.stream);
         check_launch(kName);
       }
       own_distances.copy_(run_distances.narrow(1, 0, k));
@@ -282,9 +292,10 @@ std::tuple<Tensor, Tensor, Tensor> range(const SearchPart& part, double radius) 
   const double bound = accepted_bound(part.metric, search.type, radius);
   const int64_t all = part.queries.size(0);
   const auto longs = part.rows.options().dtype(at::kLong);
-  const auto scores = search.type == RowType::kBits ? part.rows.options().dtype(at::kInt)
-                                                    : part.queries.options();
+  const auto scores =
+      search.type == RowType::kBits ? part.rows.options().dtype(at::kInt) : part.queries.options();
   const Tensor counts = at::zeros({all}, longs), none = at::empty({0}, scores);
+  if (bound < 0) return {counts, none, at::empty({0}, longs)};
   pass_within(search, bound, counts, none, none);
 
   // Where each query's entries begin, and which blocks sort them; the last of both and the longest
@@ -292,11 +303,8 @@ std::tuple<Tensor, Tensor, Tensor> range(const SearchPart& part, double radius) 
   const Tensor starts = at::zeros({2, all + 1}, longs);
   starts[0].narrow(0, 1, all).copy_(counts.cumsum(0));
   starts[1].narrow(0, 1, all).copy_(
-      counts.add(cuda::kQueueEntries - 1)
-          .div(cuda::kQueueEntries, "floor")
-          .cumsum(0));
-  const Tensor known =
-      at::stack({starts[0][all], starts[1][all], counts.max()}).to(at::kCPU);
+      counts.add(cuda::kQueueEntries - 1).div(cuda::kQueueEntries, "floor").cumsum(0));
+  const Tensor known = at::stack({starts[0][all], starts[1][all], counts.max()}).to(at::kCPU);
   const int64_t* const numbers = known.const_data_ptr<int64_t>();
   const int64_t total = numbers[0], blocks = numbers[1], longest = numbers[2];
   const Tensor distances = at::empty({total}, scores), positions = at::empty({total}, longs);
@@ -324,8 +332,7 @@ std::tuple<Tensor, Tensor, Tensor> range(const SearchPart& part, double radius) 
 
 Tensor normalize(const Tensor& rows) {
   const DeviceGuard guard(rows);
-  Tensor out =
-      at::empty(rows.sizes(), rows.options().dtype(compute_type(rows.scalar_type())));
+  Tensor out = at::empty(rows.sizes(), rows.options().dtype(compute_type(rows.scalar_type())));
   if (out.numel() == 0) return out;
   LaunchMemory memory;
   memory.reads(rows, "rows");

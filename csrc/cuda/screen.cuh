@@ -12,7 +12,10 @@
 //                                               a quarter of each
 //   stages           2 of 12 KiB                none: 4 loads of 16 bytes   none
 //                                               a row are under way
-//   registers        as tile_kernel's           128                         64
+//   registers        fma32 128, D > 128 199,    64 or 128 (double: 72        26
+//     (most)         mma16 99, tf32x3 125,      or 128)
+//                    fma64 195, bits 168;
+//                    bounds_kernel 32
 //   shared memory    as tile_kernel's           none                        none
 //   blocks an SM     2 or 3                     4                           8
 //   bytes            what the tile reads; 1     rows once, queries from     queries once; 2 D + 4

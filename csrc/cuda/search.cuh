@@ -7,10 +7,10 @@
 //                    of 4 pairs at a time
 //   stages           4 loads of 16 bytes of either row      the same
 //                    are under way
-//   registers        128                                    128
+//   registers        80 (double: 92)                        80 (double: 86)
 //   shared memory    32 KiB (double: 40): a queue of 2048   8 KiB: rows whose bit is set
 //                    entries, rows whose bit is set
-//   blocks an SM     4 (sm_75: 2, double 1)                 4
+//   blocks an SM     6 (double: 5; sm_75: 2, 1)             6 (double: 5)
 //   bytes            the mask once, D sizeof(T) a pair      the same; 12 or 16 a pair
 //                    that passed, half of it from L1;       within
 //                    the list twice

@@ -7,7 +7,7 @@
 //   per thread       8 comparisons a step              8 comparisons
 //   steps            66, or where larger runs are      1, of 2048 entries apart or more
 //                    merged the last 11
-//   registers        64                                64
+//   registers        36                                42
 //   shared memory    24 KiB (double: 32)               none
 //   blocks an SM     8 (sm_75: 2)                      8
 //   bytes            every entry twice                 every entry once, and again if it moves

@@ -12,6 +12,7 @@ from siamcuda import (
     batch,
     distributed,
     functional,
+    gallery,
     grad_cache,
     nn,
     reference,
@@ -21,6 +22,7 @@ from siamcuda import (
 from siamcuda._info import __version__, build_info
 from siamcuda.batch import *
 from siamcuda.functional import *
+from siamcuda.gallery import *
 from siamcuda.grad_cache import *
 
 __all__ = [
@@ -29,10 +31,11 @@ __all__ = [
     "build_info",
     "distributed",
     "functional",
+    "gallery",
     "grad_cache",
     "nn",
     "reference",
     "value_and_grad",
     "verification",
 ]
-__all__ += functional.__all__ + batch.__all__ + grad_cache.__all__
+__all__ += functional.__all__ + batch.__all__ + gallery.__all__ + grad_cache.__all__

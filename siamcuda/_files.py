@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
-__all__ = ["write_atomically"]
+__all__ = ["write_atomically", "writing_atomically"]
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace ``path`` by ``content``: a reader sees the old file or the new one, never a part.
+@contextmanager
+def writing_atomically(path: Path) -> Iterator[BinaryIO]:
+    """Replace ``path`` by what is written: a reader sees the old file or the new one, never a part.
 
     A temporary file beside it, fsync, rename, fsync of the folder.
     """
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         Path(name).chmod(0o644)
@@ -30,3 +34,9 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace ``path`` by ``content``, whole or not at all."""
+    with writing_atomically(path) as file:
+        file.write(content)

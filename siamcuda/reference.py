@@ -355,3 +355,41 @@ def batch_triplet_loss(
         d, s, batch.genuine, batch.impostor, margin, mining, soft
     )
     return finish(batch.poison(values, terms > 0), terms.sum(), active.sum(), reduction)
+
+
+# --- search: all distances, sorted ----------------------------------------------------------------
+
+
+def _search_distances(queries: Tensor, gallery: Tensor, metric: str) -> Tensor:
+    if metric == "hamming":
+        bits = torch.arange(8, device=queries.device)
+        differ = queries.unsqueeze(1).bitwise_xor(gallery).unsqueeze(-1)
+        return differ.bitwise_right_shift(bits).bitwise_and(1).sum((-2, -1), dtype=torch.int32)
+    if metric == "cosine":
+        return 1 - cosine_similarity(queries.unsqueeze(1), gallery.unsqueeze(0))
+    squared = squared_cdist(queries, gallery)
+    return squared.sqrt() if metric == "euclidean" else squared
+
+
+def knn(
+    queries: Tensor, gallery: Tensor, k: int, metric: str = "sqeuclidean"
+) -> tuple[Tensor, Tensor]:
+    """The k nearest rows of a gallery for each query: distances and rows, (Q, k) each."""
+    distances = _search_distances(queries, gallery, metric)
+    values, rows = distances.sort(dim=1, stable=True)
+    missing = max(0, k - len(gallery))
+    none = float("inf") if values.dtype.is_floating_point else torch.iinfo(values.dtype).max
+    return (
+        torch.nn.functional.pad(values[:, :k], (0, missing), value=none),
+        torch.nn.functional.pad(rows[:, :k], (0, missing), value=-1),
+    )
+
+
+def range_search(
+    queries: Tensor, gallery: Tensor, radius: float, metric: str = "sqeuclidean"
+) -> tuple[Tensor, Tensor, Tensor]:
+    """All rows of a gallery nearer than a radius: limits (Q + 1,), distances, rows."""
+    values, rows = _search_distances(queries, gallery, metric).sort(dim=1, stable=True)
+    inside = values < radius
+    lims = torch.nn.functional.pad(inside.sum(1).cumsum(0), (1, 0))
+    return lims, values[inside], rows[inside]

@@ -149,6 +149,12 @@ void begin_codes(const SearchTask<float>& task, const float* center, const Coded
 }
 
 #if defined(SIAM_LEVEL_AVX512)
+// sum += Σ of four products of bytes, b unsigned and a signed. Written out, since GCC copies the
+// sum of the intrinsic to another register and back, and spills it.
+SIAM_INLINE void add_products(__m512i& sum, __m512i b, __m512i a) {
+  asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(b), "v"(a));
+}
+
 struct CodeTile {
   const uint8_t* codes;  // of the first panel of rows
   int64_t panel_bytes;   // to the next one
@@ -184,7 +190,7 @@ __attribute__((noinline, target("avx512vnni"))) bool screen_tile(const CodeTile&
     for (int r = 0; r < kRows; ++r) {
       const __m512i a = _mm512_set1_epi32(left[r]);
 #pragma GCC unroll 16
-      for (int v = 0; v < kVectors; ++v) sum[r][v] = _mm512_dpbusd_epi32(sum[r][v], b[v], a);
+      for (int v = 0; v < kVectors; ++v) add_products(sum[r][v], b[v], a);
     }
   }
   uint32_t any = 0;
@@ -208,13 +214,29 @@ __attribute__((noinline, target("avx512vnni"))) bool screen_tile(const CodeTile&
       const uint32_t both = _mm512_kunpackw(mask[1], mask[0]);
       passed[r * kPanels + p] = both;
       any |= both;
-      if (__builtin_expect(both != 0, 0)) {
-        _mm512_storeu_ps(values + (r * kPanels + p) * kCodeColumns, value[0]);
-        _mm512_storeu_ps(values + (r * kPanels + p) * kCodeColumns + 16, value[1]);
-      }
+      // Without a branch: which rows pass can't be foreseen.
+      _mm512_storeu_ps(values + (r * kPanels + p) * kCodeColumns, value[0]);
+      _mm512_storeu_ps(values + (r * kPanels + p) * kCodeColumns + 16, value[1]);
     }
   }
   return any != 0;
+}
+
+// Adds the candidates of one query among kCodeColumns rows: those whose bit is set.
+SIAM_INLINE void add_values(const SearchTask<float>& task, int64_t q, uint32_t bits,
+                            const float* values, float wide, int64_t row) {
+  const int64_t left = task.rows.rows - row;
+  if (left < kCodeColumns) bits &= (uint32_t{1} << left) - 1;
+  if (task.candidates.count[q] + kCodeColumns > task.candidates.capacity) {
+    thin_out(task, q, kCodeColumns);
+  }
+  const __m512 around = _mm512_set1_ps(wide);
+#pragma GCC unroll 2
+  for (int v = 0; v < 2; ++v) {
+    const __m512 value = _mm512_loadu_ps(values + 16 * v);
+    add_vector(task, q, static_cast<__mmask16>(bits >> (16 * v)), _mm512_sub_ps(value, around),
+               value, around, row + 16 * v);
+  }
 }
 
 // Queries [from, from + kRows) of a panel against panels of rows [begin, end), kPanels at a time.
@@ -250,14 +272,10 @@ SIAM_INLINE void screen_rows(const SearchTask<float>& task, const CodedRows& row
     if (!screen_tile<kRows, kPanels>(tile, depth, values, passed)) continue;
     for (int r = 0; r < kRows && first + r < task.count; ++r) {
       for (int each = 0; each < kPanels; ++each) {
-        const float wide = error(r, each) * (1 + 0x1p-20f);
-        for (uint32_t bits = passed[r * kPanels + each]; bits; bits &= bits - 1) {
-          const int c = __builtin_ctz(bits);
-          const int64_t row = (p + each) * kCodeColumns + c;
-          if (row >= task.rows.rows) break;
-          const float value = values[(r * kPanels + each) * kCodeColumns + c];
-          add_candidate(task, first + r, value - wide, value + wide, row);
-        }
+        const uint32_t bits = passed[r * kPanels + each];
+        if (bits == 0) continue;
+        add_values(task, first + r, bits, values + (r * kPanels + each) * kCodeColumns,
+                   error(r, each) * (1 + 0x1p-20f), (p + each) * kCodeColumns);
       }
     }
   }

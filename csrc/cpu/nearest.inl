@@ -171,67 +171,110 @@ inline void set_base(const SearchTask<float>& task, int64_t q) {
   task.base[q] = rounded_up(limit - frame + 32 * 0x1p-24 * (limit + std::fabs(frame)));
 }
 
-// Computes candidates [begin, end) directly, as far as they still pass.
-template <class C>
-inline void settle(const SearchTask<C>& task, int64_t q, Candidate* candidates, int64_t begin,
-                   int64_t end) {
-  with_row_type<C>(task.rows, [&](auto rows) {
+// A number that at least k, and hardly more, of n values are not above: by bisection, since the
+// k-th itself is not needed. +inf if there are not k finite ones.
+SIAM_INLINE float bound_on_kth(const float* values, int64_t n, int64_t k) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  const auto count = [&](float limit) {
+    int32_t below = 0;
+    for (int64_t at = 0; at < n; ++at) below += values[at] <= limit ? 1 : 0;
+    return below;
+  };
+  float low = kInfinity, high = -kInfinity;
+  for (int64_t at = 0; at < n; ++at) {
+    low = std::min(low, values[at]);
+    high = std::max(high, values[at] < kInfinity ? values[at] : -kInfinity);
+  }
+  if (!(high < kInfinity) || count(high) < k) return kInfinity;
+  if (!(low > -kInfinity)) return high;
+  for (int step = 0; step < 16; ++step) {  // at least k are not above `high`
+    const float middle = low + (high - low) / 2;
+    if (!(low < middle && middle < high)) break;
+    const int64_t below = count(middle);
+    if (below < k) {
+      low = middle;
+    } else {
+      high = middle;
+      if (below <= k + k / 16) break;
+    }
+  }
+  return high;
+}
+
+// Computes a query's candidates directly, as far as they still pass: the most promising first,
+// since what they give may rule out the rest.
+inline void settle(const SearchTask<float>& task, int64_t q) {
+  const Candidates& all = task.candidates;
+  float* const lower = all.lower + q * all.capacity;
+  int32_t* const row = all.row + q * all.capacity;
+  const int64_t count = all.count[q];
+  int64_t front = count;
+  if (task.k > 0 && task.k < count) {
+    const float first = bound_on_kth(lower, count, task.k);
+    front = 0;
+    for (int64_t at = 0; at < count; ++at) {
+      const float here = lower[at];
+      const int32_t own = row[at];
+      lower[at] = lower[front];
+      row[at] = row[front];
+      lower[front] = here;
+      row[front] = own;
+      front += here <= first ? 1 : 0;
+    }
+  }
+  with_row_type<float>(task.rows, [&](auto rows) {
     const int64_t row_bytes = task.rows.columns * static_cast<int64_t>(sizeof(*rows));
-    constexpr int64_t kAhead = 4, kMost = 512;  // rows under way, and how much of each
-    for (int64_t at = begin; at < end; ++at) {
-      if (at + kAhead < end) {
+    constexpr int64_t kAhead = 6, kMost = 512;  // rows under way, and how much of each
+    for (int64_t at = 0; at < count; ++at) {
+      if (at == front) set_base(task, q);
+      if (at + kAhead < count && !(lower[at + kAhead] > task.base[q])) {
         const char* const next =
-            reinterpret_cast<const char*>(rows + candidates[at + kAhead].row * task.rows.step);
+            reinterpret_cast<const char*>(rows + row[at + kAhead] * task.rows.step);
         for (int64_t b = 0; b < std::min(row_bytes, kMost); b += 64) __builtin_prefetch(next + b);
       }
-      const Candidate& one = candidates[at];
-      if (one.lower > task.base[q]) continue;
-      const C distance = pair_distance(task, q, rows, one.row);
-      if (accepts(task.bound[q], distance)) keep(task, q, distance, task.first + one.row);
+      if (lower[at] > task.base[q]) continue;
+      const float distance = pair_distance(task, q, rows, row[at]);
+      if (accepts(task.bound[q], distance)) keep(task, q, distance, task.first + row[at]);
     }
   });
   set_base(task, q);
+  all.count[q] = 0;
 }
 
-struct ByUpper {
-  bool operator()(const Candidate& a, const Candidate& b) const { return a.upper < b.upper; }
-};
-struct ByLower {
-  bool operator()(const Candidate& a, const Candidate& b) const { return a.lower < b.lower; }
-};
-
-// Makes room among a query's candidates: what their upper bounds rule out, and if that is not
-// enough, or nothing will follow, by computing those that are left.
-__attribute__((noinline)) inline void thin_out(const SearchTask<float>& task, int64_t q,
-                                               bool last) {
-  Candidate* const list = task.candidates + q * task.capacity;
-  int64_t count = task.candidate_count[q];
-  const int64_t k = task.k;
-  if (k > 0 && count >= k && !task.wild[q]) {
-    std::nth_element(list, list + (k - 1), list + count, ByUpper());
-    const double upper = list[k - 1].upper;
-    const double gamma = direct_roundings<float>(task.rows.columns);
-    const double frame = task.frame[q];
-    const double limit =
-        (frame + upper + 32 * 0x1p-24 * (std::fabs(frame) + std::fabs(upper))) * (1 + gamma) +
-        tiny_of(task.rows.columns);
-    if (limit < task.bound[q]) task.bound[q] = rounded_up(std::max(limit, 0.0));
+// Lowers what a query accepts to what its candidates' upper bounds prove, and drops the others.
+inline void rule_out(const SearchTask<float>& task, int64_t q) {
+  const Candidates& all = task.candidates;
+  float* const lower = all.lower + q * all.capacity;
+  float* const upper = all.upper + q * all.capacity;
+  int32_t* const row = all.row + q * all.capacity;
+  const int64_t count = all.count[q];
+  const double kth = bound_on_kth(upper, count, task.k);
+  const double gamma = direct_roundings<float>(task.rows.columns);
+  const double frame = task.frame[q];
+  const double limit =
+      (frame + kth + 32 * 0x1p-24 * (std::fabs(frame) + std::fabs(kth))) * (1 + gamma) +
+      tiny_of(task.rows.columns);
+  if (limit < task.bound[q]) {
+    task.bound[q] = rounded_up(std::max(limit, 0.0));
     set_base(task, q);
-    int64_t kept = 0;
-    for (int64_t at = 0; at < count; ++at) {
-      if (!(list[at].lower > task.base[q])) list[kept++] = list[at];
-    }
-    count = kept;
   }
-  if (last || count > task.capacity / 2) {
-    // The most promising first: what they give may rule out the rest.
-    const int64_t front = k > 0 ? std::min(count, k) : count;
-    if (front < count) std::nth_element(list, list + front, list + count, ByLower());
-    settle(task, q, list, 0, front);
-    settle(task, q, list, front, count);
-    count = 0;
+  const float base = task.base[q];
+  int64_t kept = 0;
+  for (int64_t at = 0; at < count; ++at) {
+    lower[kept] = lower[at];
+    upper[kept] = upper[at];
+    row[kept] = row[at];
+    kept += lower[at] > base ? 0 : 1;
   }
-  task.candidate_count[q] = static_cast<int32_t>(count);
+  all.count[q] = static_cast<int32_t>(kept);
+}
+
+// Makes room for so many more candidates of a query, and some: else it would be wanted soon again.
+__attribute__((noinline)) inline void thin_out(const SearchTask<float>& task, int64_t q,
+                                               int64_t room) {
+  const Candidates& all = task.candidates;
+  if (task.k > 0 && all.count[q] >= task.k && !task.wild[q]) rule_out(task, q);
+  if (all.count[q] > std::min(all.capacity * 3 / 4, all.capacity - room)) settle(task, q);
 }
 
 SIAM_INLINE void add_candidate(const SearchTask<float>& task, int64_t q, float lower, float upper,
@@ -241,16 +284,43 @@ SIAM_INLINE void add_candidate(const SearchTask<float>& task, int64_t q, float l
     lower = -kInfinity;
     upper = kInfinity;
   }
-  task.candidates[q * task.capacity + task.candidate_count[q]] = {lower, upper,
-                                                                  static_cast<int32_t>(row)};
-  if (++task.candidate_count[q] == task.capacity) thin_out(task, q, false);
+  const Candidates& all = task.candidates;
+  const int64_t at = q * all.capacity + all.count[q];
+  all.lower[at] = lower;
+  all.upper[at] = upper;
+  all.row[at] = static_cast<int32_t>(row);
+  if (++all.count[q] == all.capacity) thin_out(task, q, 1);
 }
+
+#if defined(SIAM_LEVEL_AVX512)
+// Those of 16 rows whose bit is set; there is room for all of them. Branch-free, since which rows
+// pass can't be foreseen.
+SIAM_INLINE void add_vector(const SearchTask<float>& task, int64_t q, __mmask16 mask, __m512 lower,
+                            __m512 value, __m512 wide, int64_t row) {
+  const Candidates& all = task.candidates;
+  const __m512 infinity = _mm512_set1_ps(std::numeric_limits<float>::infinity());
+  const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  // A row beyond what screening can do passes whatever comes.
+  const __mmask16 wild = _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q);
+  const __m512 low = _mm512_mask_sub_ps(lower, wild, _mm512_setzero_ps(), infinity);
+  const __m512 high = _mm512_mask_mov_ps(_mm512_add_ps(value, wide), wild, infinity);
+  const __m512i rows = _mm512_add_epi32(lane, _mm512_set1_epi32(static_cast<int>(row)));
+  const int64_t at = q * all.capacity + all.count[q];
+  _mm512_storeu_ps(all.lower + at, _mm512_maskz_compress_ps(mask, low));
+  _mm512_storeu_ps(all.upper + at, _mm512_maskz_compress_ps(mask, high));
+  _mm512_storeu_si512(all.row + at, _mm512_maskz_compress_epi32(mask, rows));
+  all.count[q] += __builtin_popcount(mask);
+}
+#endif
 
 template <class C>
 void finish_search(const SearchTask<C>& task) {
   for (int64_t q = 0; q < task.count; ++q) {
     if constexpr (sizeof(C) == 4) {
-      if (task.capacity > 0) thin_out(task, q, true);
+      if (task.candidates.capacity > 0) {
+        if (task.k > 0 && task.candidates.count[q] >= task.k && !task.wild[q]) rule_out(task, q);
+        settle(task, q);
+      }
     }
     Found<C>* const list = task.k > 0 ? task.nearest + q * task.k : task.within[q].data();
     const int64_t count =

@@ -24,28 +24,66 @@ void begin_tiles(const SearchTask<float>& task) {
   }
 }
 
-// The columns of one row of products whose lower bound is not above `base`: their numbers.
-SIAM_INLINE int passing(const float* products, const float* norms, float share, float base, int n,
-                        int32_t* list) {
-  constexpr int kWidth = Vec<float>::kWidth;
-  int count = 0;
-  const Vec<float> scale(share), limit(base), two(-2.0f);
-  for (int c = 0; c < n; c += kWidth) {
-    const Vec<float> value = multiply_add(two, load(products + c), scale * load(norms + c));
+// What a search asks of the norms of a chunk in place of |g|².
+void prepare_norms(const SearchTask<float>& task, const Packed<float>& chunk) {
+  const float share = static_cast<float>(1 - screen_error(task.rows.columns));
+  const int64_t padded = round_up(chunk.count, kTileColumns<float>);
+  for (int64_t at = 0; at < padded; ++at) {
+    const float norm = chunk.norms[at];
+    const bool wild = norm > kMaxNorm || (task.cosine && norm == 0);
+    chunk.norms[at] = wild ? std::numeric_limits<float>::quiet_NaN() : share * norm;
+  }
+}
+
+// Adds the candidates among n rows, of which `row` is the first, to those of query q.
+SIAM_INLINE void add_passing(const SearchTask<float>& task, int64_t q, const float* products,
+                             const float* norms, float error, int n, int64_t row) {
+  constexpr int kWidth = Vec<float>::kWidth, kGroup = 4;
+  const Vec<float> two(-2.0f);
+  // 2ε·(|q|² + |g|²), a little more for roundings.
+  const float own = static_cast<float>(1.01 * 2 * error * task.frame[q]),
+              factor = 1.03f * 2 * error;
+  for (int c = 0; c < n; c += kGroup * kWidth) {
+    const Vec<float> limit(task.base[q]);
+    Vec<float> value[kGroup];
 #if defined(SIAM_LEVEL_AVX512)
-    uint32_t passed = _mm512_cmp_ps_mask((__m512)value.v, (__m512)limit.v, _CMP_NGT_UQ);
-    if (passed == 0) continue;
-    for (; passed; passed &= passed - 1) list[count++] = c + __builtin_ctz(passed);
+    uint64_t passed = 0;
+#pragma GCC unroll 4
+    for (int v = 0; v < kGroup; ++v) {
+      value[v] = multiply_add(two, load(products + c + v * kWidth), load(norms + c + v * kWidth));
+      const uint64_t mask = _mm512_cmp_ps_mask((__m512)value[v].v, (__m512)limit.v, _CMP_NGT_UQ);
+      passed |= mask << (16 * v);
+    }
+    if (n - c < 64) passed &= (uint64_t{1} << (n - c)) - 1;
+    if (__builtin_expect(passed == 0, 1)) continue;
+    if (task.candidates.count[q] + kGroup * kWidth > task.candidates.capacity) {
+      thin_out(task, q, kGroup * kWidth);
+    }
+#pragma GCC unroll 4
+    for (int v = 0; v < kGroup; ++v) {
+      const __m512 wide = _mm512_fmadd_ps(
+          _mm512_set1_ps(factor), _mm512_loadu_ps(norms + c + v * kWidth), _mm512_set1_ps(own));
+      add_vector(task, q, static_cast<__mmask16>(passed >> (16 * v)), (__m512)value[v].v,
+                 (__m512)value[v].v, wide, row + c + v * kWidth);
+    }
 #else
-    const auto passed = ~(value.v > limit.v);
-    if (!any_lane(Vec<float>((Vec<float>::Native)passed))) continue;
-    for (int l = 0; l < kWidth; ++l) {
-      if (passed[l]) list[count++] = c + l;
+    bool any = false;
+#pragma GCC unroll 4
+    for (int v = 0; v < kGroup; ++v) {
+      value[v] = multiply_add(two, load(products + c + v * kWidth), load(norms + c + v * kWidth));
+      any |= any_lane(Vec<float>((Vec<float>::Native) ~(value[v].v > limit.v)));
+    }
+    if (!any) continue;
+    for (int v = 0; v < kGroup; ++v) {
+      for (int l = 0; l < kWidth && c + v * kWidth + l < n; ++l) {
+        const float lower = value[v].v[l];
+        if (lower > limit.v[l]) continue;
+        const int at = c + v * kWidth + l;
+        add_candidate(task, q, lower, lower + (own + factor * norms[at]), row + at);
+      }
     }
 #endif
   }
-  while (count > 0 && list[count - 1] >= n) --count;
-  return count;
 }
 
 // The queries of the task against all rows of a chunk of its matrix.
@@ -53,7 +91,6 @@ void search_tiles(const SearchTask<float>& task, const Packed<float>& chunk) {
   const int64_t columns = task.rows.columns;
   const TileGeometry g = tile_geometry<float>(columns);
   const double error = screen_error(columns);
-  const float share = static_cast<float>(1 - error);
   const Matrix queries{task.queries, task.count, columns, task.padded, DType::kFloat32};
   const int64_t panels = (task.count + kTileRows - 1) / kTileRows;
   // Panels that stay in the second-level cache beside a block of rows.
@@ -63,7 +100,6 @@ void search_tiles(const SearchTask<float>& task, const Packed<float>& chunk) {
   Aligned<float> left(group * left_size<float>(columns)), rows(kTileRows * g.padded);
   Aligned<float> sums(kTileRows * kScratchStep);
   Aligned<RowPanel<float>> loaded(group);
-  int32_t list[kMaxBlock];
   for (int64_t p = 0; p < panels; p += group) {
     const int64_t here = std::min(group, panels - p);
     for (int64_t q = 0; q < here; ++q) {
@@ -78,16 +114,8 @@ void search_tiles(const SearchTask<float>& task, const Packed<float>& chunk) {
                                sums.data());
         for (int r = 0; r < panel.count; ++r) {
           const int64_t q = panel.first + r;
-          const float* const products = sums.data() + r * kScratchStep;
-          const int found = passing(products, chunk.norms + j, share, task.base[q], n, list);
-          for (int at = 0; at < found; ++at) {
-            const int c = list[at];
-            const double norm = chunk.norms[j + c];
-            const double lower = (1 - error) * norm - 2 * static_cast<double>(products[c]);
-            const double wide = 2 * error * (norm + task.frame[q] / (1 - error));
-            add_candidate(task, q, static_cast<float>(lower), static_cast<float>(lower + wide),
-                          chunk.first + j + c);
-          }
+          add_passing(task, q, sums.data() + r * kScratchStep, chunk.norms + j,
+                      static_cast<float>(error), n, chunk.first + j);
         }
       }
     }

@@ -30,12 +30,14 @@ inline bool comes_before(const Found<D>& a, const Found<D>& b) {
   return a_nan == b_nan ? a.position < b.position : b_nan;
 }
 
-// A pair that screening let through. Its squared distance lies between `lower` and `upper`, counted
-// from the query's `frame`.
-struct Candidate {
-  float lower;
-  float upper;
-  int32_t row;  // of the task's matrix
+// Pairs that screening let through. The squared distance of each lies between `lower` and `upper`,
+// counted from the query's `frame`.
+struct Candidates {
+  int64_t capacity;  // of a query, a multiple of 16
+  float* lower;      // [queries, capacity]
+  float* upper;      // [queries, capacity]
+  int32_t* row;      // [queries, capacity] of the task's matrix
+  int32_t* count;    // [queries]
 };
 
 // Rows as 8-bit codes: c·scale + center is the row but for a residual whose length is known.
@@ -67,12 +69,10 @@ struct SearchTask {
   std::vector<Found<C>>* within;  // [count], where k is 0
 
   // Where pairs are screened.
-  int64_t capacity;
-  Candidate* candidates;     // [count, capacity]
-  int32_t* candidate_count;  // [count]
-  double* frame;             // [count]
-  bool* wild;                // [count] queries beyond what screening can do
-  float* base;               // [count rounded up to panels] largest lower bound that passes
+  Candidates candidates;  // capacity 0: nothing is screened
+  double* frame;          // [count]
+  bool* wild;             // [count] queries beyond what screening can do
+  float* base;            // [count rounded up to panels] largest lower bound that passes
 };
 
 // The queries of a task as codes.
@@ -105,6 +105,7 @@ struct HammingTask {
   template <class C>                                                                            \
   void search_directly(const SearchTask<C>& task, int64_t begin, int64_t end);                  \
   void begin_tiles(const SearchTask<float>& task);                                              \
+  void prepare_norms(const SearchTask<float>& task, const Packed<float>& chunk);                \
   void search_tiles(const SearchTask<float>& task, const Packed<float>& chunk);                 \
   void pack_codes(const Matrix& rows, const float* center, uint8_t* codes, float* of_rows,      \
                   float* bounds, int64_t begin, int64_t end);                                   \

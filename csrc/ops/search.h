@@ -22,7 +22,8 @@ enum class Metric { kSquaredEuclidean, kEuclidean, kCosine, kHamming };
 struct SearchPart {
   at::Tensor queries;
   at::Tensor rows;
-  std::vector<at::Tensor> screen;  // what gallery_screen made of the rows, or nothing
+  // What gallery_screen made of the rows and, last, the center that it was given; or nothing.
+  std::vector<at::Tensor> screen;
   int64_t first;                   // position of the part's first row
   Metric metric;
 };
@@ -30,7 +31,7 @@ struct SearchPart {
 struct SearchBackend {
   // [N, D] in the type of the computation: rows of unit length, zeros for a zero vector.
   at::Tensor (*normalize)(const at::Tensor& rows);
-  // What screening reads instead of rows, given the point [D] that codes are counted from. Nothing
+  // What screening reads instead of rows, given the center [D] that codes are counted from. Nothing
   // where this machine would not use it.
   std::vector<at::Tensor> (*screen)(const at::Tensor& rows, const at::Tensor& center);
   // Updates distances [Q, k] and positions [Q, k], which are contiguous.

@@ -27,6 +27,7 @@ using at::Tensor;
 
 struct SearchLevel {
   decltype(&cpu::generic::begin_tiles) begin_tiles;
+  decltype(&cpu::generic::prepare_norms) prepare_norms;
   decltype(&cpu::generic::search_tiles) search_tiles;
   decltype(&cpu::generic::pack_codes) pack_codes;
   decltype(&cpu::generic::begin_codes) begin_codes;
@@ -40,9 +41,10 @@ struct TypedSearchLevel {
   decltype(&cpu::generic::normalize_rows<C>) normalize_rows;
 };
 
-#define SIAM_SEARCH_LEVEL(level)                                              \
-  {cpu::level::begin_tiles, cpu::level::search_tiles, cpu::level::pack_codes, \
-   cpu::level::begin_codes, cpu::level::search_codes, cpu::level::search_bits}
+#define SIAM_SEARCH_LEVEL(level)                                                 \
+  {cpu::level::begin_tiles, cpu::level::prepare_norms, cpu::level::search_tiles, \
+   cpu::level::pack_codes,  cpu::level::begin_codes,   cpu::level::search_codes, \
+   cpu::level::search_bits}
 #define SIAM_TYPED_SEARCH_LEVEL(level) \
   {cpu::level::search_directly<C>, cpu::level::finish_search<C>, cpu::level::normalize_rows<C>}
 #if defined(__x86_64__)
@@ -77,7 +79,8 @@ struct Division {
   int64_t spans;  // into which rows are divided
 };
 
-int64_t capacity_of(int64_t k) { return std::max<int64_t>(4 * k, 128); }
+int64_t capacity_of(int64_t k) { return round_up(std::max<int64_t>(4 * k, 192), 16); }
+constexpr int64_t kCandidateBytes = 12;
 
 Division divide(int64_t queries, int64_t rows, int64_t columns, int64_t query_bytes) {
   const int64_t threads = at::get_num_threads();
@@ -298,8 +301,7 @@ class VectorSearch {
 
  private:
   int64_t query_bytes() const {
-    const int64_t candidates =
-        direct_ ? 0 : capacity_of(k_) * static_cast<int64_t>(sizeof(cpu::Candidate));
+    const int64_t candidates = direct_ ? 0 : capacity_of(k_) * kCandidateBytes;
     return k_ * static_cast<int64_t>(sizeof(cpu::Found<C>)) + candidates + 64;
   }
 
@@ -352,21 +354,25 @@ class VectorSearch {
 
   // What screening keeps of a task's queries.
   struct Screening {
-    Buffer<cpu::Candidate> candidates;
+    int64_t capacity;
+    Buffer<float> bounds;
+    Buffer<int32_t> row;
     std::vector<int32_t> count;
     std::vector<double> frame;
     std::unique_ptr<bool[]> wild;
     std::vector<float> base;
-    Screening(int64_t queries, int64_t capacity)
-        : candidates(queries * capacity),
+    Screening(int64_t queries, int64_t k)
+        : capacity(capacity_of(k)),
+          bounds(2 * queries * capacity),
+          row(queries * capacity),
           count(queries),
           frame(queries),
           wild(new bool[queries]()),
           base(round_up(queries, kPanel)) {}
-    void give(cpu::SearchTask<float>& task, int64_t capacity) {
-      task.capacity = capacity;
-      task.candidates = candidates.data();
-      task.candidate_count = count.data();
+    void give(cpu::SearchTask<float>& task) {
+      const auto queries = static_cast<int64_t>(count.size());
+      task.candidates = {capacity, bounds.data(), bounds.data() + queries * capacity, row.data(),
+                         count.data()};
       task.frame = frame.data();
       task.wild = wild.get();
       task.base = base.data();
@@ -397,8 +403,8 @@ class VectorSearch {
     at::parallel_for(0, lists_.tasks(), 1, [&](int64_t begin, int64_t end) {
       for (int64_t at = begin; at < end; ++at) {
         cpu::SearchTask<float> task = task_of(at);
-        Screening screening(task.count, capacity_of(k_));
-        screening.give(task, capacity_of(k_));
+        Screening screening(task.count, k_);
+        screening.give(task);
         const int64_t panels = round_up(task.count, kPanel) / kPanel;
         Buffer<int32_t> codes(panels * depth * kPanel), start(panels * kPanel);
         Buffer<float> scalars(3 * panels * kPanel);
@@ -426,8 +432,8 @@ class VectorSearch {
     std::vector<cpu::SearchTask<float>> tasks(lists_.tasks());
     for (int64_t at = 0; at < lists_.tasks(); ++at) {
       tasks[at] = task_of(at);
-      screening[at] = std::make_unique<Screening>(tasks[at].count, capacity_of(k_));
-      screening[at]->give(tasks[at], capacity_of(k_));
+      screening[at] = std::make_unique<Screening>(tasks[at].count, k_);
+      screening[at]->give(tasks[at]);
       level.begin_tiles(tasks[at]);
     }
     const int64_t spans = lists_.division.spans;
@@ -443,7 +449,7 @@ class VectorSearch {
         const int64_t count = std::clamp<int64_t>(rows.rows - first, 0, capacity);
         any = any || count > 0;
         chunks[span]->fill(tiles, g, rows, std::min(first, rows.rows), count);
-        blank(chunks[span]->packed, round_up(count, g.panel_columns));
+        level.prepare_norms(tasks[span], chunks[span]->packed);
       }
       if (!any) break;
       at::parallel_for(0, lists_.tasks(), 1, [&](int64_t begin, int64_t end) {
@@ -455,18 +461,6 @@ class VectorSearch {
     at::parallel_for(0, lists_.tasks(), 1, [&](int64_t begin, int64_t end) {
       for (int64_t at = begin; at < end; ++at) typed.finish_search(tasks[at]);
     });
-  }
-
-  // Rows that the expanded form can't do have a norm of NaN, which passes.
-  void blank(const cpu::Packed<float>& chunk, int64_t padded) const {
-    constexpr float kMost = 1e30f;
-    const bool zeros = part_.metric == Metric::kCosine;
-    for (int64_t at = 0; at < padded; ++at) {
-      const float norm = chunk.norms[at];
-      if (norm > kMost || (zeros && norm == 0)) {
-        chunk.norms[at] = std::numeric_limits<float>::quiet_NaN();
-      }
-    }
   }
 
   const SearchPart& part_;
@@ -583,7 +577,7 @@ std::vector<Tensor> screen(const Tensor& rows, const Tensor& center) {
                      of_rows.mutable_data_ptr<float>(), bounds.mutable_data_ptr<float>(), begin,
                      end);
   });
-  return {codes, of_rows, bounds, center};
+  return {codes, of_rows, bounds};
 }
 
 Tensor root(const Tensor& x) {

@@ -1,21 +1,20 @@
 """The CUDA kernels of exact search, on the emulator, against brute force to the bit.
 
-The reference is the definition: sixteen accumulators of fused multiply-adds, halves added, then a
-sort by (distance, position). What every backend owes is tested with the gallery; here are the paths
-that only these kernels have: tiles and scans, lists in a block and lists that are too long for it,
-splits of rows, both passes of a range, both ways to screen 16-bit rows.
+What every backend owes is tested with the gallery; here are the paths that only these kernels have:
+tiles and scans, lists in a block and lists that are too long for it, splits of rows, both passes of
+a range, both ways to screen 16-bit rows, the orders in which a block's threads may run.
 """
 
 from __future__ import annotations
 
 import ctypes
 import ctypes.util
-import functools
 import itertools
 import os
 import subprocess
 import sys
 
+import direct as oracle
 import numpy as np
 import pytest
 import torch
@@ -39,36 +38,25 @@ def ops():
 # --- the definition -------------------------------------------------------------------------------
 
 
-def _fused(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
-    """a * b + c in one rounding: to odd in double, which float32 then rounds right."""
-    if a.dtype == np.float64:
-        libm = ctypes.CDLL(ctypes.util.find_library("m"))
-        libm.fma.restype = ctypes.c_double
-        libm.fma.argtypes = [ctypes.c_double] * 3
-        return np.vectorize(libm.fma, otypes=[np.float64])(a, b, c)
-    product, c = a.astype(np.float64) * b, c.astype(np.float64)  # exact: 48 bits
-    total = product + c
-    part = total - product
-    error = (product - (total - part)) + (c - part)
-    inexact = np.isfinite(total) & (error != 0) & (total.view(np.int64) % 2 == 0)
-    odd = np.nextafter(total, np.where(error > 0, np.inf, -np.inf))
-    return np.where(inexact, odd, total).astype(np.float32)
+def _fused_in_double(x: np.ndarray, c: np.ndarray) -> np.ndarray:
+    libm = ctypes.CDLL(ctypes.util.find_library("m"))
+    libm.fma.restype = ctypes.c_double
+    libm.fma.argtypes = [ctypes.c_double] * 3
+    return np.vectorize(libm.fma, otypes=[np.float64])(x, x, c)
 
 
 def direct(queries: torch.Tensor, rows: torch.Tensor) -> np.ndarray:
     """Squared distances [Q, N] by the definition, or counts of bits."""
     if rows.dtype == torch.uint8:
-        x, y = queries.numpy()[:, None], rows.numpy()[None]
-        return np.unpackbits(x ^ y, axis=-1).sum(-1).astype(np.int32)
-    type_ = torch.float64 if rows.dtype == torch.float64 else torch.float32
-    x, y = queries.to(type_).numpy(), rows.to(type_).numpy()
-    sums = [np.zeros((len(x), len(y)), x.dtype) for _ in range(16)]
-    with np.errstate(all="ignore"):
-        for k in range(x.shape[1]):
-            delta = x[:, None, k] - y[None, :, k]
-            sums[k % 16] = _fused(delta, delta, sums[k % 16])
-        for half in (8, 4, 2, 1):
-            sums = [sums[i] + sums[i + half] for i in range(half)]
+        return oracle.distances(queries.numpy(), rows.numpy(), "hamming")
+    if rows.dtype != torch.float64:
+        return oracle.squared_distances(queries.float().numpy(), rows.float().numpy())
+    x, y = queries.numpy(), rows.numpy()
+    sums = [np.zeros((len(x), len(y))) for _ in range(16)]
+    for k in range(x.shape[1]):
+        sums[k % 16] = _fused_in_double(x[:, None, k] - y[None, :, k], sums[k % 16])
+    for half in (8, 4, 2, 1):
+        sums = [sums[i] + sums[i + half] for i in range(half)]
     return sums[0]
 
 
@@ -80,10 +68,8 @@ def with_zeros(d: np.ndarray, queries: torch.Tensor, rows: torch.Tensor) -> np.n
 
 def nearest(d: np.ndarray, k: int, first: int = 0) -> Lists:
     """The k smallest by (distance, position): finite, +inf, NaN, padding."""
-    order = np.argsort(np.where(np.isnan(d), np.inf, d), axis=1, kind="stable")
+    order = oracle.order(d)[:, :k]
     found = np.take_along_axis(d, order, 1)
-    behind = np.argsort(np.isnan(found), axis=1, kind="stable")
-    order, found = (np.take_along_axis(x, behind, 1)[:, :k] for x in (order, found))
     lists = empty_lists(len(d), k, torch.from_numpy(d).dtype)
     lists[0][:, : found.shape[1]] = torch.from_numpy(found)
     lists[1][:, : found.shape[1]] = torch.from_numpy(order) + first
@@ -268,20 +254,10 @@ def test_promise_4_neither_batch_nor_position_changes_a_bit():
 # --- all within a radius --------------------------------------------------------------------------
 
 
-@functools.cache
-def unit_of(metric: str):
-    return {
-        "sqeuclidean": lambda d: d,
-        "euclidean": np.sqrt,
-        "cosine": lambda d: d / 2,
-        "hamming": lambda d: d,
-    }[metric]
-
-
 def within(d: np.ndarray, metric: str, radius: float) -> tuple[torch.Tensor, ...]:
     counts, distances, positions = [], [], []
     with np.errstate(all="ignore"):
-        inside = unit_of(metric)(d).astype(np.float64) < radius
+        inside = oracle.in_unit(d, metric).astype(np.float64) < radius
     for row, mine in zip(d, inside, strict=True):
         at = np.flatnonzero(mine)
         at = at[np.argsort(row[at], kind="stable")]
@@ -315,7 +291,7 @@ def test_ranges(metric, count):
         q, r = (ops().gallery_normalize(x) for x in (q, r))
         r[4] = 0
     d = direct(q, r)
-    unit = unit_of(metric)(d).astype(np.float64)
+    unit = oracle.in_unit(d, metric).astype(np.float64)
     middle = float(np.median(unit))
     assert 0 < check_range(q, r, metric, middle) < d.size  # strict: the median itself is outside
     at = float(unit.flat[7])
@@ -360,7 +336,10 @@ def test_unit_rows(dim, dtype):
     x[4] = -0.0 if dtype.itemsize < 8 else 1e-200
     x[5, 0] = float("nan")
     found = ops().gallery_normalize(x)
-    wide = x.double().numpy()
+    if dtype != torch.float64:
+        np.testing.assert_array_equal(found.numpy(), oracle.normalized(x.float().numpy()))
+        return
+    wide = x.numpy()
     sums = [np.zeros(len(x)) for _ in range(16)]
     for k in range(dim):
         sums[k % 16] = sums[k % 16] + wide[:, k] * wide[:, k]
@@ -368,8 +347,7 @@ def test_unit_rows(dim, dtype):
         sums = [sums[i] + sums[i + half] for i in range(half)]
     norm = np.sqrt(sums[0])[:, None]
     wanted = np.divide(wide, norm, out=wide.copy(), where=norm != 0)
-    assert found.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
-    np.testing.assert_array_equal(found.numpy(), wanted.astype(found.numpy().dtype))
+    np.testing.assert_array_equal(found.numpy(), wanted)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)

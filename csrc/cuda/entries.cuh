@@ -143,26 +143,62 @@ template <class T>
 using QueryOf = std::conditional_t<std::is_same_v<T, math::Bits>, math::Bits,
                                    typename math::Storage<T>::Compute>;
 
-constexpr int kPairElements = 4;  // neighbours that a lane reads at once
+// Four lanes share 16 elements: lane l has runs of 16 bytes in the type of the computation, 4 l to
+// 4 l + 3 of floats, 2 l, 2 l + 1, 2 l + 8 and 2 l + 9 of doubles, so that one access of the four
+// lanes is 64 bytes side by side. Element k belongs to accumulator k mod 16, which its lane has.
+constexpr int kPairElements = 4;
+template <class C>
+constexpr int kPairRun = 16 / sizeof(C);
+template <class C>
+SIAM_DEVICE int pair_element(int lane, int e) {
+  constexpr int kRun = kPairRun<C>;
+  return e / kRun * (kPairLanes * kRun) + lane * kRun + e % kRun;
+}
 
-// kWhole: all of them are there, and begin at a multiple of what one load takes.
+// This lane's four of the 16 elements at `from`, of which `left` are there. kWhole: all of them,
+// and they begin at a multiple of 16 bytes.
 template <bool kWhole, class T>
-SIAM_DEVICE void load_neighbours(const T* from, int64_t left,
-                                 typename math::Storage<T>::Compute (&to)[kPairElements]) {
+SIAM_DEVICE void load_elements(const T* from, int lane, int64_t left,
+                               typename math::Storage<T>::Compute (&to)[kPairElements]) {
   using C = typename math::Storage<T>::Compute;
   if constexpr (kWhole) {
-    constexpr int kAccess = sizeof(T) == 8 ? 2 : 4;
+    constexpr int kRun = kPairRun<C>;
     SIAM_UNROLL
-    for (int e = 0; e < kPairElements; e += kAccess) {
-      const auto part = load<Pack<T, kAccess>>(from + e);
+    for (int e = 0; e < kPairElements; e += kRun) {
+      const auto part = load<Pack<T, kRun>>(from + pair_element<C>(lane, e));
       SIAM_UNROLL
-      for (int k = 0; k < kAccess; ++k) to[e + k] = math::widen(part.element[k]);
+      for (int k = 0; k < kRun; ++k) to[e + k] = math::widen(part.element[k]);
     }
   } else {
     SIAM_UNROLL
     for (int e = 0; e < kPairElements; ++e) {
-      to[e] = e < left ? C(math::widen(load<T>(from + e))) : C(0);
+      const int at = pair_element<C>(lane, e);
+      to[e] = at < left ? C(math::widen(load<T>(from + at))) : C(0);
     }
+  }
+}
+
+// The sum of the 16 accumulators, for all four lanes: halves are added, 8, 4, 2, 1. All lanes of
+// the warp take part. C is the type that the elements were spread as.
+template <class C, class Sum>
+SIAM_DEVICE Sum add_accumulators(Sum (&sums)[kPairElements]) {
+  if constexpr (kPairRun<C> == 4) {
+    SIAM_UNROLL
+    for (int lanes = kPairLanes / 2; lanes > 0; lanes /= 2) {
+      SIAM_UNROLL
+      for (int e = 0; e < kPairElements; ++e) {
+        sums[e] = sums[e] + __shfl_xor_sync(kWarp, sums[e], lanes);
+      }
+    }
+    return (sums[0] + sums[2]) + (sums[1] + sums[3]);
+  } else {
+    Sum even = sums[0] + sums[2], odd = sums[1] + sums[3];
+    SIAM_UNROLL
+    for (int lanes = kPairLanes / 2; lanes > 0; lanes /= 2) {
+      even = even + __shfl_xor_sync(kWarp, even, lanes);
+      odd = odd + __shfl_xor_sync(kWarp, odd, lanes);
+    }
+    return even + odd;
   }
 }
 
@@ -182,17 +218,18 @@ struct DirectPairs {
   template <int kTogether, bool kWhole>
   SIAM_DEVICE static void add(const Q* const (&x)[kQueries], const T* y, int64_t k, int64_t dim,
                               C (&sums)[kQueries][kPairElements]) {
+    const int lane = static_cast<int>(threadIdx.x) % kPairLanes;
     C b[kTogether][kPairElements];
     SIAM_UNROLL
     for (int s = 0; s < kTogether; ++s) {
-      load_neighbours<kWhole>(y + k + s * kStep, dim - k, b[s]);
+      load_elements<kWhole>(y + k + s * kStep, lane, dim - k, b[s]);
     }
     SIAM_UNROLL
     for (int q = 0; q < kQueries; ++q) {
       C a[kTogether][kPairElements];
       SIAM_UNROLL
       for (int s = 0; s < kTogether; ++s) {
-        load_neighbours<kWhole>(x[q] + k + s * kStep, dim - k, a[s]);
+        load_elements<kWhole>(x[q] + k + s * kStep, lane, dim - k, a[s]);
       }
       SIAM_UNROLL
       for (int s = 0; s < kTogether; ++s) {
@@ -207,7 +244,6 @@ struct DirectPairs {
 
   SIAM_DEVICE static void distances(const Q* const (&x)[kQueries], const T* y, int64_t dim,
                                     bool aligned, C (&to)[kQueries]) {
-    const int first = static_cast<int>(threadIdx.x) % kPairLanes * kPairElements;
     C sums[kQueries][kPairElements];
     SIAM_UNROLL
     for (int q = 0; q < kQueries; ++q) {
@@ -218,24 +254,15 @@ struct DirectPairs {
     if (aligned) {
       SIAM_NO_UNROLL
       for (; k + kSteps * kStep <= dim; k += kSteps * kStep) {
-        add<kSteps, true>(x, y, k + first, dim, sums);
+        add<kSteps, true>(x, y, k, dim, sums);
       }
       SIAM_NO_UNROLL
-      for (; k + kStep <= dim; k += kStep) add<1, true>(x, y, k + first, dim, sums);
+      for (; k + kStep <= dim; k += kStep) add<1, true>(x, y, k, dim, sums);
     }
     SIAM_NO_UNROLL
-    for (; k < dim; k += kStep) add<1, false>(x, y, k + first, dim, sums);
+    for (; k < dim; k += kStep) add<1, false>(x, y, k, dim, sums);
     SIAM_UNROLL
-    for (int q = 0; q < kQueries; ++q) {
-      SIAM_UNROLL
-      for (int lanes = kPairLanes / 2; lanes > 0; lanes /= 2) {  // halves of 8, then of 4
-        SIAM_UNROLL
-        for (int e = 0; e < kPairElements; ++e) {
-          sums[q][e] = sums[q][e] + __shfl_xor_sync(kWarp, sums[q][e], lanes);
-        }
-      }
-      to[q] = (sums[q][0] + sums[q][2]) + (sums[q][1] + sums[q][3]);
-    }
+    for (int q = 0; q < kQueries; ++q) to[q] = add_accumulators<C>(sums[q]);
   }
 };
 

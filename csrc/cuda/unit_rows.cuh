@@ -31,38 +31,35 @@ void unit_kernel(const UnitArgs args, const bool aligned) {
     const T* const x =
         static_cast<const T*>(args.rows.data) + (here ? row : first) * args.rows.row_step;
     double sums[kPairElements] = {0, 0, 0, 0};
-    SIAM_NO_UNROLL
-    for (int64_t k = lane * kPairElements; k < args.dim; k += math::kDirectLanes) {
-      C part[kPairElements];
-      if (aligned && k + kPairElements <= args.dim) {
-        load_neighbours<true>(x + k, args.dim - k, part);
+    C part[kPairElements];
+    const auto load_part = [&](int64_t k) {
+      if (aligned && k + math::kDirectLanes <= args.dim) {
+        load_elements<true>(x + k, lane, args.dim - k, part);
       } else {
-        load_neighbours<false>(x + k, args.dim - k, part);
+        load_elements<false>(x + k, lane, args.dim - k, part);
       }
+    };
+    SIAM_NO_UNROLL
+    for (int64_t k = 0; k < args.dim; k += math::kDirectLanes) {
+      load_part(k);
       SIAM_UNROLL
       for (int e = 0; e < kPairElements; ++e) {
         const double value = part[e];
         sums[e] = __dadd_rn(sums[e], __dmul_rn(value, value));
       }
     }
-    SIAM_UNROLL
-    for (int lanes = kPairLanes / 2; lanes > 0; lanes /= 2) {
-      SIAM_UNROLL
-      for (int e = 0; e < kPairElements; ++e) {
-        sums[e] = sums[e] + __shfl_xor_sync(kWarp, sums[e], lanes);
-      }
-    }
-    const double norm = __dsqrt_rn((sums[0] + sums[2]) + (sums[1] + sums[3]));
+    const double norm = __dsqrt_rn(add_accumulators<C>(sums));
     SIAM_NO_UNROLL
-    for (int64_t k = lane * kPairElements; k < (here ? args.dim : 0); k += math::kDirectLanes) {
-      C part[kPairElements];
-      load_neighbours<false>(x + k, args.dim - k, part);
+    for (int64_t k = 0; k < (here ? args.dim : 0); k += math::kDirectLanes) {
+      load_part(k);
       SIAM_UNROLL
       for (int e = 0; e < kPairElements; ++e) {
-        if (k + e >= args.dim) continue;
+        const int64_t at = k + pair_element<C>(lane, e);
         const double value = part[e];
-        store(static_cast<C>(norm == 0 ? value : __ddiv_rn(value, norm)),
-              static_cast<C*>(args.out) + row * args.dim + k + e);
+        if (at < args.dim) {
+          store(static_cast<C>(norm == 0 ? value : __ddiv_rn(value, norm)),
+                static_cast<C*>(args.out) + row * args.dim + at);
+        }
       }
     }
   }

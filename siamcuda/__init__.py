@@ -10,6 +10,7 @@
 
 from siamcuda import (
     batch,
+    bits,
     distributed,
     functional,
     gallery,
@@ -21,6 +22,7 @@ from siamcuda import (
 )
 from siamcuda._info import __version__, build_info
 from siamcuda.batch import *
+from siamcuda.bits import *
 from siamcuda.functional import *
 from siamcuda.gallery import *
 from siamcuda.grad_cache import *
@@ -28,6 +30,7 @@ from siamcuda.grad_cache import *
 __all__ = [
     "__version__",
     "batch",
+    "bits",
     "build_info",
     "distributed",
     "functional",
@@ -38,4 +41,4 @@ __all__ = [
     "value_and_grad",
     "verification",
 ]
-__all__ += functional.__all__ + batch.__all__ + gallery.__all__ + grad_cache.__all__
+__all__ += functional.__all__ + batch.__all__ + bits.__all__ + gallery.__all__ + grad_cache.__all__

@@ -64,14 +64,20 @@ def count_nonfinite(rows: Tensor) -> int:
 
 
 class MemoryStore:
-    """Rows in memory. They are borrowed until the first change."""
+    """Rows in memory, borrowed until the first change.
 
-    def __init__(self, rows: Tensor, prepare: Callable[[Tensor], Tensor], codes: bool) -> None:
+    ``prepare`` makes rows as they are searched of those that are given; ``prepared`` says that the
+    first ones are so already.
+    """
+
+    def __init__(
+        self, rows: Tensor, prepare: Callable[[Tensor], Tensor], prepared: bool, codes: bool
+    ) -> None:
         self._prepare = prepare
         self._coded = codes
         self._given = rows
         self._version = rows._version
-        self._rows = prepare(rows)
+        self._rows = rows if prepared else prepare(rows)
         self._count = len(rows)
         self._screen = _codes(self._rows) if codes else []
         self.nonfinite = count_nonfinite(self._rows)
@@ -154,10 +160,15 @@ class FileStore:
     """Rows of a file, read a part at a time; nothing but the parts under way is in memory."""
 
     def __init__(
-        self, matrix: Matrix, prepare: Callable[[Tensor], Tensor], codes: bool, refuse: bool
+        self,
+        matrix: Matrix,
+        prepare: Callable[[Tensor], Tensor],
+        prepared: bool,
+        codes: bool,
+        refuse: bool,
     ) -> None:
         self._matrix = matrix
-        self._prepare = prepare
+        self._prepare = (lambda rows: rows) if prepared else prepare
         self._coded = codes
         self._refuse = refuse
         self.nonfinite: int | None = None  # not known before all rows were read

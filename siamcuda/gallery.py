@@ -96,6 +96,17 @@ class Gallery:
         screening: str = "auto",
         nonfinite: str | None = None,
     ) -> None:
+        self._begin(vectors, ids, metric, screening, nonfinite)
+
+    def _begin(
+        self,
+        vectors: Vectors,
+        ids: Any,
+        metric: str,
+        screening: str,
+        nonfinite: str | None,
+        prepared: bool = False,
+    ) -> None:
         _one_of("metric", metric, _METRICS)
         _one_of("screening", screening, _SCREENING)
         if nonfinite is not None:
@@ -107,13 +118,12 @@ class Gallery:
             _check_dtype("vectors", matrix.dtype, metric)
             codes = self._wants_codes(screening, matrix.dtype, torch.device("cpu"))
             refuse = nonfinite in (None, "raise")
-            self._store = FileStore(matrix, self._prepare, codes, refuse)
+            self._store = FileStore(matrix, self._prepare, prepared, codes, refuse)
         else:
             rows = _matrix("vectors", vectors, metric)
             codes = self._wants_codes(screening, rows.dtype, rows.device)
-            self._store = MemoryStore(rows, self._prepare, codes)
+            self._store = MemoryStore(rows, self._prepare, prepared, codes)
             self._report(nonfinite or "warn")
-        self._screening, self._nonfinite = screening, nonfinite
         self._ids: Tensor | None = None
         if ids is not None:
             self._ids = _checked_ids(ids, len(self._store)).to(self._store.device)
@@ -141,7 +151,7 @@ class Gallery:
         message = f"vectors: {count} of {len(self._store)} rows hold NaN or infinities"
         if nonfinite == "raise":
             raise ValueError(message)
-        warnings.warn(f"{message}; they come after all others", stacklevel=3)
+        warnings.warn(f"{message}; they come after all others", stacklevel=4)
 
     # --- what it holds --------------------------------------------------------------------------
 
@@ -449,7 +459,9 @@ class Gallery:
         if ids is not None and (ids.dtype != torch.int64 or ids.shape != (matrix.rows,)):
             raise ValueError(f"{where}: ids don't fit the vectors")
         vectors: Vectors = where if stream else tensors["vectors"].to(device)
-        return cls(vectors, ids, metric, screening=screening, nonfinite=nonfinite)
+        gallery = cls.__new__(cls)
+        gallery._begin(vectors, ids, metric, screening, nonfinite, prepared=True)
+        return gallery
 
 
 def knn(queries: Vectors, gallery: Vectors, k: int, metric: str = "sqeuclidean") -> Neighbours:

@@ -19,6 +19,9 @@ __all__ = [
     "chopra_loss",
     "contrastive_loss",
     "cosine_similarity",
+    "hamming",
+    "knn",
+    "range_search",
     "squared_cdist",
     "squared_l2",
     "triplet_loss",
@@ -73,6 +76,13 @@ def cosine_similarity(x1: Tensor, x2: Tensor) -> Tensor:
     one = torch.ones_like(n1)
     norms = torch.where(zero, one, n1).sqrt() * torch.where(zero, one, n2).sqrt()
     return torch.where(zero, torch.zeros_like(n1), product / norms)
+
+
+def hamming(x1: Tensor, x2: Tensor) -> Tensor:
+    """Bits that differ between packed rows, over the last dimension."""
+    differ = x1.bitwise_xor(x2).unsqueeze(-1)
+    bits = torch.arange(8, dtype=torch.uint8, device=x1.device)
+    return differ.bitwise_right_shift(bits).bitwise_and(1).sum((-2, -1), dtype=torch.int32)
 
 
 def contrastive_loss(
@@ -362,9 +372,7 @@ def batch_triplet_loss(
 
 def _search_distances(queries: Tensor, gallery: Tensor, metric: str) -> Tensor:
     if metric == "hamming":
-        bits = torch.arange(8, device=queries.device)
-        differ = queries.unsqueeze(1).bitwise_xor(gallery).unsqueeze(-1)
-        return differ.bitwise_right_shift(bits).bitwise_and(1).sum((-2, -1), dtype=torch.int32)
+        return hamming(queries.unsqueeze(1), gallery)
     if metric == "cosine":
         return 1 - cosine_similarity(queries.unsqueeze(1), gallery.unsqueeze(0))
     squared = squared_cdist(queries, gallery)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 
@@ -201,7 +202,7 @@ def test_promise_5_a_gallery_in_parts_is_the_same_gallery(splits):
     expected = Gallery(rows).search(queries, 25)
     distances = torch.full((30, 25), math.inf)
     positions = torch.full((30, 25), -1)
-    for first, last in zip(splits, splits[1:], strict=False):
+    for first, last in itertools.pairwise(splits):
         distances, positions = _ops.namespace.gallery_knn(
             queries, rows[first:last], [], first, "sqeuclidean", distances, positions
         )

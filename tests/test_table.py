@@ -24,8 +24,12 @@ def test_every_formula_has_its_python_faces(module):
     assert sorted(n for n in module.__all__ if n != "LossStats") == NAMES
 
 
+#: Searches and packed bits have tests of their own: test_gallery.py, test_bits.py.
+SEARCHES = ["hamming", "knn", "range_search"]
+
+
 def test_every_operation_has_a_reference():
-    assert sorted(reference.__all__) == sorted(NAMES + batch.__all__)
+    assert sorted(reference.__all__) == sorted(NAMES + batch.__all__ + SEARCHES)
 
 
 def test_every_loss_over_a_batch_has_operators_and_a_case():

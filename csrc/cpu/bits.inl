@@ -50,6 +50,28 @@ inline void count_bits(const uint64_t* turned, const uint64_t* query, int64_t wo
   }
 }
 
+SIAM_INLINE int32_t bits_that_differ(const uint8_t* a, const uint8_t* b, int64_t bytes) {
+  int32_t count = 0;
+  int64_t at = 0;
+  for (; at + 8 <= bytes; at += 8) {
+    uint64_t x, y;
+    std::memcpy(&x, a + at, 8);
+    std::memcpy(&y, b + at, 8);
+    count += __builtin_popcountll(x ^ y);
+  }
+  if (at < bytes) {
+    count += __builtin_popcountll(bits_word(a, bytes, at / 8) ^ bits_word(b, bytes, at / 8));
+  }
+  return count;
+}
+
+void hamming_rows(const uint8_t* x1, int64_t step1, const uint8_t* x2, int64_t step2, int64_t bytes,
+                  int32_t* counts, int64_t begin, int64_t end) {
+  for (int64_t row = begin; row < end; ++row) {
+    counts[row] = bits_that_differ(x1 + row * step1, x2 + row * step2, bytes);
+  }
+}
+
 void search_bits(const HammingTask& task, int64_t begin, int64_t end) {
   const int64_t words = (task.bytes + 7) / 8;
   Aligned<uint64_t> turned(words * kBitRows), queries(task.count * words);

@@ -115,6 +115,8 @@ struct HammingTask {
   template <class C>                                                                            \
   void finish_search(const SearchTask<C>& task);                                                \
   void search_bits(const HammingTask& task, int64_t begin, int64_t end);                        \
+  void hamming_rows(const uint8_t* x1, int64_t step1, const uint8_t* x2, int64_t step2,         \
+                    int64_t bytes, int32_t* counts, int64_t begin, int64_t end);                \
   template <class C>                                                                            \
   void normalize_rows(const Matrix& rows, C* to, int64_t begin, int64_t end);                   \
   }

@@ -125,6 +125,48 @@ Tensor root(const SearchBackend& backend, const Tensor& x) {
   return backend.root(x.contiguous());
 }
 
+// Both at their broadcast shape.
+std::vector<Tensor> checked_bits(const Tensor& x1, const Tensor& x2) {
+  constexpr const char* kName = "hamming";
+  for (const Tensor* x : {&x1, &x2}) {
+    const char* what = x == &x1 ? "x1" : "x2";
+    TORCH_CHECK_TYPE(x->scalar_type() == at::kByte, kName, ": ", what,
+                     " must be packed bits in uint8, got ", describe(*x));
+    TORCH_CHECK_VALUE(x->dim() >= 1, kName, ": ", what, " must have shape (..., bytes), got ",
+                      describe(*x));
+  }
+  TORCH_CHECK_VALUE(x1.device() == x2.device(), kName, ": x2 must be on the device of x1, got ",
+                    describe(x2), " and ", describe(x1));
+  TORCH_CHECK_VALUE(x1.sym_size(-1) == x2.sym_size(-1), kName,
+                    ": x2 must have as many bytes a row as x1, got ", describe(x2), " and ",
+                    describe(x1));
+  for (int64_t d = 2; d <= std::min(x1.dim(), x2.dim()); ++d) {
+    const auto a = x1.sym_size(-d), b = x2.sym_size(-d);
+    TORCH_CHECK_VALUE(a == b || a == 1 || b == 1, kName,
+                      ": the leading dimensions of x2 can't be broadcast with those of x1: ",
+                      describe(x2), " and ", describe(x1));
+  }
+  return at::broadcast_tensors({x1, x2});
+}
+
+Tensor hamming(const SearchBackend& backend, const Tensor& x1, const Tensor& x2) {
+  const std::vector<Tensor> both = checked_bits(x1, x2);
+  if (backend.hamming != nullptr) return backend.hamming(both[0], both[1]);
+  // Sums of neighbouring bits, of pairs, of fours.
+  Tensor x = both[0].bitwise_xor(both[1]);
+  x = x - x.bitwise_right_shift(1).bitwise_and(0x55);
+  x = x.bitwise_and(0x33) + x.bitwise_right_shift(2).bitwise_and(0x33);
+  x = (x + x.bitwise_right_shift(4)).bitwise_and(0x0f);
+  return x.sum({-1}, false, at::kInt);
+}
+
+Tensor hamming_meta(const Tensor& x1, const Tensor& x2) {
+  const Tensor x = checked_bits(x1, x2)[0];
+  auto shape = x.sym_sizes().vec();
+  shape.pop_back();
+  return at::empty_symint(shape, x.options().dtype(at::kInt));
+}
+
 Lists knn_meta(const Tensor& queries, const Tensor& rows, at::TensorList screen, int64_t first,
                std::string_view metric, const Tensor& distances, const Tensor& positions) {
   const SearchPart part = checked_part("gallery_knn", queries, rows, screen, first, metric);
@@ -154,6 +196,7 @@ void define_search(torch::Library& m) {
   m.def("gallery_normalize(Tensor rows) -> Tensor", tags);
   m.def("gallery_screen(Tensor rows, Tensor center) -> Tensor[]");
   m.def("gallery_root(Tensor x) -> Tensor", tags);
+  m.def("hamming(Tensor x1, Tensor x2) -> Tensor", tags);
 }
 
 // Ranges and screens have sizes that depend on data or on the machine: they have no fake kernel.
@@ -161,6 +204,7 @@ void implement_search_meta(torch::Library& m) {
   m.impl("gallery_knn", knn_meta);
   m.impl("gallery_normalize", normalize_meta);
   m.impl("gallery_root", root_meta);
+  m.impl("hamming", hamming_meta);
 }
 
 void implement_search(torch::Library& m, const SearchBackend& (*backend)()) {
@@ -179,6 +223,8 @@ void implement_search(torch::Library& m, const SearchBackend& (*backend)()) {
     return screen(backend(), rows, center);
   });
   m.impl("gallery_root", [backend](const Tensor& x) { return root(backend(), x); });
+  m.impl("hamming",
+         [backend](const Tensor& x1, const Tensor& x2) { return hamming(backend(), x1, x2); });
 }
 
 }  // namespace siamcuda::ops

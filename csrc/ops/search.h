@@ -24,7 +24,7 @@ struct SearchPart {
   at::Tensor rows;
   // What gallery_screen made of the rows and, last, the center that it was given; or nothing.
   std::vector<at::Tensor> screen;
-  int64_t first;                   // position of the part's first row
+  int64_t first;  // position of the part's first row
   Metric metric;
 };
 
@@ -41,6 +41,8 @@ struct SearchBackend {
   std::tuple<at::Tensor, at::Tensor, at::Tensor> (*range)(const SearchPart& part, double radius);
   // Square roots, correctly rounded.
   at::Tensor (*root)(const at::Tensor& x);
+  // Bits that differ, [...] int32 from two [..., bytes] of one shape. Null: by torch's operators.
+  at::Tensor (*hamming)(const at::Tensor& x1, const at::Tensor& x2);
 };
 const SearchBackend& cpu_search_backend();
 const SearchBackend& cuda_search_backend();

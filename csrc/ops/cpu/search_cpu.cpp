@@ -33,6 +33,7 @@ struct SearchLevel {
   decltype(&cpu::generic::begin_codes) begin_codes;
   decltype(&cpu::generic::search_codes) search_codes;
   decltype(&cpu::generic::search_bits) search_bits;
+  decltype(&cpu::generic::hamming_rows) hamming_rows;
 };
 template <class C>
 struct TypedSearchLevel {
@@ -44,7 +45,7 @@ struct TypedSearchLevel {
 #define SIAM_SEARCH_LEVEL(level)                                                 \
   {cpu::level::begin_tiles, cpu::level::prepare_norms, cpu::level::search_tiles, \
    cpu::level::pack_codes,  cpu::level::begin_codes,   cpu::level::search_codes, \
-   cpu::level::search_bits}
+   cpu::level::search_bits, cpu::level::hamming_rows}
 #define SIAM_TYPED_SEARCH_LEVEL(level) \
   {cpu::level::search_directly<C>, cpu::level::finish_search<C>, cpu::level::normalize_rows<C>}
 #if defined(__x86_64__)
@@ -594,10 +595,28 @@ Tensor root(const Tensor& x) {
   return out;
 }
 
+// Rows of one step: expanded ones have 0.
+Tensor hamming(const Tensor& x1, const Tensor& x2) {
+  const int64_t bytes = x1.size(-1);
+  Tensor counts = at::empty(x1.sizes().slice(0, x1.dim() - 1), x1.options().dtype(at::kInt));
+  const auto flat = [&](const Tensor& x) {
+    const Tensor rows = x.reshape({counts.numel(), bytes});
+    return bytes > 1 && rows.stride(1) != 1 ? rows.contiguous() : rows;
+  };
+  const Tensor a = flat(x1), b = flat(x2);
+  int32_t* const to = counts.mutable_data_ptr<int32_t>();
+  const SearchLevel level = search_level();
+  at::parallel_for(0, counts.numel(), 4096, [&](int64_t begin, int64_t end) {
+    level.hamming_rows(a.const_data_ptr<uint8_t>(), a.stride(0), b.const_data_ptr<uint8_t>(),
+                       b.stride(0), bytes, to, begin, end);
+  });
+  return counts;
+}
+
 }  // namespace
 
 const SearchBackend& cpu_search_backend() {
-  static const SearchBackend backend{normalize, screen, knn, range, root};
+  static const SearchBackend backend{normalize, screen, knn, range, root, hamming};
   return backend;
 }
 

@@ -357,6 +357,14 @@ def test_roots(dtype):
     np.testing.assert_array_equal(ops().gallery_root(x).numpy(), np.sqrt(x.numpy()))
 
 
+@pytest.mark.parametrize("width", [0, 1, 5, 16, 48, 70])
+def test_hamming_of_pairs(width):
+    x, y = made(70, width + 3, torch.uint8, 45), made(70, width + 3, torch.uint8, 46)
+    for a, b in ((x[:, :width], y[:, :width]), (x[:, 3:].contiguous(), y[:1, 3:])):
+        wanted = np.unpackbits((a ^ b).numpy(), axis=1).sum(1)
+        np.testing.assert_array_equal(ops().hamming(a, b).numpy(), wanted.astype(np.int32))
+
+
 # --- launches -------------------------------------------------------------------------------------
 
 

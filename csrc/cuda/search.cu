@@ -1,4 +1,5 @@
 // Host side of exact search on CUDA: picks the type of the rows.
+#include "cuda/paired_bits.cuh"
 #include "cuda/platform.cuh"
 #include "cuda/typed_search.h"
 
@@ -47,6 +48,10 @@ void launch_sort(const SortArgs& args, int64_t longest, RowType type, TileDevice
 
 void launch_unit_rows(const UnitArgs& args, RowType type, TileDevice device, void* stream) {
   with_rows(type, [&](auto typed) { typed.run_unit_rows(args, device, stream); });
+}
+
+void launch_hamming(const HammingArgs& args, TileDevice device, void* stream) {
+  launch_hamming_rows(args, device, native_stream(stream));
 }
 
 void launch_root(const void* x, void* out, int64_t count, RowType type, TileDevice device,

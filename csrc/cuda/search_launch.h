@@ -239,7 +239,8 @@ inline SortArgs sort_equal(void* distances, int64_t* positions, int64_t segments
 void launch_sort(const SortArgs& args, int64_t longest, RowType type, TileDevice device,
                  void* stream);
 
-// --- rows of unit length, roots ------------------------------------------------------------------
+// --- rows of unit length, pairs of codes, roots
+// ------------------------------------------------------------------
 
 struct UnitArgs {
   TileMatrix rows;
@@ -247,6 +248,15 @@ struct UnitArgs {
   void* out;  // [rows, dim] contiguous, in the type of the computation
 };
 void launch_unit_rows(const UnitArgs& args, RowType type, TileDevice device, void* stream);
+
+// Bits that differ between row i of x1 and row i of x2, `dim` bytes each.
+struct HammingArgs {
+  TileMatrix x1;
+  TileMatrix x2;
+  int64_t dim;
+  int32_t* out;  // [rows]
+};
+void launch_hamming(const HammingArgs& args, TileDevice device, void* stream);
 
 // Square roots of float or double, correctly rounded.
 void launch_root(const void* x, void* out, int64_t count, RowType type, TileDevice device,

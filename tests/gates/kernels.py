@@ -69,7 +69,7 @@ class Kernel:
         if self.family in (
             "row_norms_kernel", "mask_kernel", "scale_kernel", "near_kernel", "values_kernel",
             "round_kernel", "bounds_kernel", "sort_kernel", "merge_kernel", "unit_kernel",
-            "root_kernel",
+            "root_kernel", "hamming_kernel",
         ):  # fmt: skip
             return 8
         if self.family == "gradient_kernel":
@@ -212,6 +212,7 @@ FAMILIES = (
     "merge_kernel",
     "unit_kernel",
     "root_kernel",
+    "hamming_kernel",
 )
 #: Kernels that may have a stack frame, by (family, element, storage), and why. None needs one.
 STACK_EXEMPTIONS: dict[tuple[str, str, str], str] = {}

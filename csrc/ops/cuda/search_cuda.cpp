@@ -358,13 +358,36 @@ Tensor root(const Tensor& x) {
   return out;
 }
 
+Tensor hamming(const Tensor& x1, const Tensor& x2) {
+  const DeviceGuard guard(x1);
+  auto shape = x1.sizes().vec();
+  shape.pop_back();
+  const Tensor out = at::empty(shape, x1.options().dtype(at::kInt));
+  if (out.numel() == 0) return out;
+  const int64_t bytes = x1.size(-1);
+  const auto rows_of = [&](const Tensor& x) {
+    const Tensor rows = x.reshape({out.numel(), bytes});
+    return bytes > 1 && rows.stride(1) != 1 ? rows.contiguous() : rows;
+  };
+  const Tensor a = rows_of(x1), b = rows_of(x2);
+  LaunchMemory memory;
+  memory.reads(a, "x1");
+  memory.reads(b, "x2");
+  memory.writes(out, "counts");
+  cuda::launch_hamming({matrix_of(a), matrix_of(b), bytes, out.mutable_data_ptr<int32_t>()},
+                       device_in_use(), current_stream());
+  check_launch("hamming");
+  memory.check_written();
+  return out;
+}
+
 // Tiles read rows as they are.
 std::vector<Tensor> screen(const Tensor&, const Tensor&) { return {}; }
 
 }  // namespace
 
 const SearchBackend& cuda_search_backend() {
-  static const SearchBackend backend{normalize, screen, knn, range, root};
+  static const SearchBackend backend{normalize, screen, knn, range, root, hamming};
   return backend;
 }
 

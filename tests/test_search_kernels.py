@@ -21,6 +21,9 @@ import torch
 from emulation import extension
 from gates import traffic
 
+import siamcuda
+from siamcuda import _ops
+
 Lists = tuple[torch.Tensor, torch.Tensor]
 INFINITY = float("inf")
 FLOATS = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
@@ -401,3 +404,28 @@ def test_any_order_of_threads(schedule):
         text=True,
     )
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("metric", ["sqeuclidean", "euclidean", "cosine", "hamming"])
+def test_a_gallery_on_these_kernels(metric, monkeypatch):
+    monkeypatch.setattr(_ops, "extension", extension.load())
+    monkeypatch.setattr(_ops, "namespace", ops())
+    dtype = torch.uint8 if metric == "hamming" else torch.float32
+    q, r = made(7, 20, dtype, 47), made(800, 20, dtype, 48)
+    r[5] = r[700] = q[3]
+    if metric != "hamming":
+        r[9] = q[1] = 0
+    gallery = siamcuda.Gallery(r[:300], metric=metric)
+    gallery.add(r[300:])
+    for k in (4, 900):
+        for found, wanted in zip(
+            gallery.search(q, k), oracle.knn(q.numpy(), r.numpy(), k, metric), strict=True
+        ):
+            np.testing.assert_array_equal(found.numpy(), wanted)
+    radius = {"hamming": 70, "cosine": 0.8}.get(metric, 25.0)
+    for found, wanted in zip(
+        gallery.range_search(q, radius),
+        oracle.within(q.numpy(), r.numpy(), radius, metric),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(found.numpy(), wanted)

@@ -107,7 +107,7 @@ SIAM_DEVICE int64_t high_of(int64_t low, int64_t apart, bool flip) {
 }
 
 // By all threads of a block, between barriers of its own. `merged`: the entries are what a larger
-// network has left to steps of at most kQueueEntries / 2.
+// network has left to steps of at most kSortEntries / 2.
 template <class C>
 SIAM_DEVICE void sort_shared(const SharedEntries<C>& entries, int count, bool merged = false) {
   const int thread = static_cast<int>(threadIdx.x);

@@ -1,7 +1,7 @@
 // Bits that differ between paired rows of packed bits. Kernel text for nvcc and for the emulator.
 //
-// Four lanes a pair, 16 bytes of either row at a time, 8 pairs a warp; 64 registers at most, no
-// shared memory, 8 blocks an SM. Bytes: both rows once, 4 a pair. A count of 32 bits and two more
+// Four lanes a pair, 16 bytes of either row at a time, 8 pairs a warp; 43 registers, no shared
+// memory, 8 blocks an SM. Bytes: both rows once, 4 a pair. A count of 32 bits and two more
 // operations for each 4 bytes.
 #pragma once
 

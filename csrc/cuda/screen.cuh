@@ -12,7 +12,7 @@
 //                                               a quarter of each
 //   stages           2 of 12 KiB                none: 4 loads of 16 bytes   none
 //                                               a row are under way
-//   registers        fma32 128, D > 128 199,    64 or 128 (double: 72        26
+//   registers        fma32 128, D > 128 199,    74 or 128 (double: 78        26
 //     (most)         mma16 99, tf32x3 125,      or 128)
 //                    fma64 195, bits 168;
 //                    bounds_kernel 32

@@ -7,10 +7,11 @@
 //                    of 4 pairs at a time
 //   stages           4 loads of 16 bytes of either row      the same
 //                    are under way
-//   registers        80 (double: 92)                        80 (double: 86)
-//   shared memory    32 KiB (double: 40): a queue of 2048   8 KiB: rows whose bit is set
+//   registers        91 (double: 94)                        90 (double: 92)
+//   shared memory    29 KiB (double: 36): a queue of 1792   8 KiB: rows whose bit is set
 //                    entries, rows whose bit is set
-//   blocks an SM     6 (double: 5; sm_75: 2, 1)             6 (double: 5)
+//   blocks an SM     5 (double: 4); with 100 KiB of shared  5
+//                    memory an SM 3 (2), with 64 2 (1)
 //   bytes            the mask once, D sizeof(T) a pair      the same; 12 or 16 a pair
 //                    that passed, half of it from L1;       within
 //                    the list twice

@@ -38,7 +38,8 @@ constexpr int kSearchBlocks = 4;       // of an SM, at least what is resident
 constexpr int kPairLanes = 4;          // that compute a pair directly
 constexpr int kBatchRows = 4096;       // whose bits a block reads at once: a word a thread
 constexpr int kRoundPairs = 128;       // computed before the queue is looked at
-constexpr int kQueueEntries = 2048;    // found in one block's memory; sorted at once
+constexpr int kQueueEntries = 1792;    // of a query in one block's memory: 2 blocks fit on sm_75
+constexpr int kSortEntries = 2048;     // sorted at once, a power of two
 constexpr int kListEntries = 1024;     // most of a list that a block keeps
 constexpr int kFewQueries = 4;         // for which tiles would be empty but for a row or four
 constexpr int64_t kFirstRows = 512;    // of a gallery: nothing is known, all are computed directly
@@ -230,11 +231,11 @@ struct SortArgs {
   int64_t length;
   int64_t total_blocks;
 };
-inline int64_t sort_blocks(int64_t entries) { return pieces_of(entries, kQueueEntries); }
+inline int64_t sort_blocks(int64_t entries) { return pieces_of(entries, kSortEntries); }
 inline SortArgs sort_equal(void* distances, int64_t* positions, int64_t segments, int64_t length) {
   return {distances, positions, nullptr, nullptr, segments, length, segments * sort_blocks(length)};
 }
-// `longest`: entries of the longest segment. One launch up to kQueueEntries, then one more each
+// `longest`: entries of the longest segment. One launch up to kSortEntries, then one more each
 // time that is doubled, and one for each doubling before.
 void launch_sort(const SortArgs& args, int64_t longest, RowType type, TileDevice device,
                  void* stream);

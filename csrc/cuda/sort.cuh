@@ -29,7 +29,7 @@ struct SortPlace {
 SIAM_DEVICE SortPlace sort_place(const SortArgs& args, int64_t block) {
   if (args.starts == nullptr) {
     const int64_t each = args.total_blocks / args.segments, segment = block / each;
-    return {segment * args.length, args.length, (block - segment * each) * kQueueEntries};
+    return {segment * args.length, args.length, (block - segment * each) * kSortEntries};
   }
   // The last segment that begins at this block or before it: those before may be empty.
   int64_t low = 0, high = args.segments - 1;
@@ -44,20 +44,20 @@ SIAM_DEVICE SortPlace sort_place(const SortArgs& args, int64_t block) {
   }
   const int64_t start = load<int64_t>(args.starts + low);
   return {start, load<int64_t>(args.starts + low + 1) - start,
-          (block - load<int64_t>(args.blocks + low)) * kQueueEntries};
+          (block - load<int64_t>(args.blocks + low)) * kSortEntries};
 }
 
 template <class C>
 SIAM_KERNEL(kSearchThreads, 8)
 void sort_kernel(const SortArgs args, const bool merged) {
-  SIAM_SHARED(OrderKey<C>, keys, kQueueEntries);
-  SIAM_SHARED(int64_t, positions, kQueueEntries);
+  SIAM_SHARED(OrderKey<C>, keys, kSortEntries);
+  SIAM_SHARED(int64_t, positions, kSortEntries);
   const SharedEntries<C> entries{keys, positions};
   SIAM_NO_UNROLL
   for (int64_t block = blockIdx.x; block < args.total_blocks; block += gridDim.x) {
     const SortPlace place = sort_place(args, block);
     const int64_t left = place.entries - place.first;
-    const int count = left < kQueueEntries ? static_cast<int>(left) : kQueueEntries;
+    const int count = left < kSortEntries ? static_cast<int>(left) : kSortEntries;
     const int64_t start = place.start + place.first;
     SIAM_NO_UNROLL
     for (int e = static_cast<int>(threadIdx.x); e < count; e += kSearchThreads) {
@@ -81,7 +81,7 @@ void merge_kernel(const SortArgs args, const int64_t apart, const bool flip) {
     const SortPlace place = sort_place(args, block);
     if ((place.first & apart) != 0) continue;  // the upper ones of their pairs
     SIAM_NO_UNROLL
-    for (int e = static_cast<int>(threadIdx.x); e < kQueueEntries; e += kSearchThreads) {
+    for (int e = static_cast<int>(threadIdx.x); e < kSortEntries; e += kSearchThreads) {
       const int64_t low = place.first + e, high = high_of(low, apart, flip);
       if (high >= place.entries) continue;
       const Entry<C> a = load_entry<C>(args.distances, args.positions, place.start + low);
@@ -100,9 +100,9 @@ void launch_sort_typed(const SortArgs& args, int64_t longest, TileDevice device,
   const Dim3 grid(static_cast<unsigned>(std::min(args.total_blocks, resident)));
   const Dim3 block(kSearchThreads);
   SIAM_LAUNCH((sort_kernel<C>), grid, block, 0, stream, args, false);
-  for (int64_t run = kQueueEntries; run < longest; run *= 2) {
+  for (int64_t run = kSortEntries; run < longest; run *= 2) {
     SIAM_LAUNCH((merge_kernel<C>), grid, block, 0, stream, args, run, true);
-    for (int64_t apart = run / 2; apart >= kQueueEntries; apart /= 2) {
+    for (int64_t apart = run / 2; apart >= kSortEntries; apart /= 2) {
       SIAM_LAUNCH((merge_kernel<C>), grid, block, 0, stream, args, apart, false);
     }
     SIAM_LAUNCH((sort_kernel<C>), grid, block, 0, stream, args, true);

@@ -2,7 +2,7 @@
 //
 //                    unit_kernel                            root_kernel
 //   a warp has       8 rows, four lanes each                32 numbers
-//   registers        52                                     24
+//   registers        59                                     24
 //   shared memory    none                                   none
 //   blocks an SM     8                                      8
 //   bytes            rows twice, the second time from L2;   x once, roots once

@@ -303,7 +303,7 @@ std::tuple<Tensor, Tensor, Tensor> range(const SearchPart& part, double radius) 
   const Tensor starts = at::zeros({2, all + 1}, longs);
   starts[0].narrow(0, 1, all).copy_(counts.cumsum(0));
   starts[1].narrow(0, 1, all).copy_(
-      counts.add(cuda::kQueueEntries - 1).div(cuda::kQueueEntries, "floor").cumsum(0));
+      counts.add(cuda::kSortEntries - 1).div(cuda::kSortEntries, "floor").cumsum(0));
   const Tensor known = at::stack({starts[0][all], starts[1][all], counts.max()}).to(at::kCPU);
   const int64_t* const numbers = known.const_data_ptr<int64_t>();
   const int64_t total = numbers[0], blocks = numbers[1], longest = numbers[2];

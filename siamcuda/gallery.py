@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from siamcuda import _ops
-from siamcuda._stores import FileStore, MemoryStore, screens_by_codes
+from siamcuda._stores import MANY_QUERIES, FileStore, MemoryStore, screens_by_codes
 from siamcuda._tensor_file import load_safetensors, open_matrix, save_safetensors
 
 __all__ = ["Gallery", "Neighbours", "RangeNeighbours", "knn"]
@@ -145,8 +145,8 @@ class Gallery:
         return normalised
 
     def _report(self, nonfinite: str) -> None:
-        count = self._store.nonfinite
-        if not count or nonfinite == "allow":
+        count = 0 if nonfinite == "allow" else self._store.nonfinite
+        if not count:
             return
         message = f"vectors: {count} of {len(self._store)} rows hold NaN or infinities"
         if nonfinite == "raise":
@@ -481,11 +481,12 @@ def knn(queries: Vectors, gallery: Vectors, k: int, metric: str = "sqeuclidean")
         >>> siamcuda.knn(torch.tensor([[2.2]]), torch.tensor([[1.0], [2.0], [4.0]]), k=1).ids
         tensor([[1]])
     """
-    many = len(queries) >= 256 if hasattr(queries, "__len__") else False
-    with warnings.catch_warnings():
-        made = Gallery(gallery, metric=metric, screening="auto" if many else "float32",
-                       nonfinite="allow")  # fmt: skip
-    return made.search(queries, k)
+    # Coding the rows pays where many queries read the codes.
+    many = hasattr(queries, "__len__") and len(queries) >= MANY_QUERIES
+    screening = "auto" if many else "float32"
+    return Gallery(gallery, metric=metric, screening=screening, nonfinite="allow").search(
+        queries, k
+    )
 
 
 # --- arguments ------------------------------------------------------------------------------------

@@ -57,7 +57,9 @@ def direct(queries: torch.Tensor, rows: torch.Tensor) -> np.ndarray:
     x, y = queries.numpy(), rows.numpy()
     sums = [np.zeros((len(x), len(y))) for _ in range(16)]
     for k in range(x.shape[1]):
-        sums[k % 16] = _fused_in_double(x[:, None, k] - y[None, :, k], sums[k % 16])
+        with np.errstate(invalid="ignore"):
+            delta = x[:, None, k] - y[None, :, k]
+        sums[k % 16] = _fused_in_double(delta, sums[k % 16])
     for half in (8, 4, 2, 1):
         sums = [sums[i] + sums[i + half] for i in range(half)]
     return sums[0]

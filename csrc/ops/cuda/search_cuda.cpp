@@ -49,34 +49,8 @@ TileMatrix matrix_of(const Tensor& x) {
   return {x.const_data_ptr(), x.size(0), x.stride(0), 0, nullptr};
 }
 
-// The largest distance (squared, or a count) that is below the radius in the metric's own unit; -1
-// where none is. Distances are compared as what they are converted to, and that is monotone.
-template <class C>
-double largest_within(Metric metric, double radius) {
-  const auto within = [&](C squared) {
-    const C unit = metric == Metric::kEuclidean ? std::sqrt(squared)
-                   : metric == Metric::kCosine  ? squared / 2
-                                                : squared;
-    return static_cast<double>(unit) < radius;
-  };
-  const C infinity = std::numeric_limits<C>::infinity();
-  if (!within(0)) return -1;
-  if (within(infinity)) return std::numeric_limits<double>::infinity();
-  // Bisection over the bits of numbers that are not negative.
-  using Bits = std::conditional_t<sizeof(C) == 8, uint64_t, uint32_t>;
-  Bits low = 0, high = math::bit_cast<Bits>(infinity);  // within, not within
-  while (high - low > 1) {
-    const Bits middle = low + (high - low) / 2;
-    (within(math::bit_cast<C>(middle)) ? low : high) = middle;
-  }
-  return static_cast<double>(math::bit_cast<C>(low));
-}
-
 double accepted_bound(Metric metric, RowType type, double radius) {
-  if (metric == Metric::kHamming) {
-    if (!(radius > 0)) return -1;
-    return std::min(std::ceil(radius) - 1, 2147483646.0);
-  }
+  if (type == RowType::kBits) return largest_within<int32_t>(metric, radius);
   return type == RowType::kFloat64 ? largest_within<double>(metric, radius)
                                    : largest_within<float>(metric, radius);
 }

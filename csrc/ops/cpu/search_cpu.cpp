@@ -252,12 +252,28 @@ std::tuple<Tensor, Tensor, Tensor> gather_within(Lists<D>& lists, const Tensor& 
 // --- distances of vectors
 // --------------------------------------------------------------------------
 
+// Whether to screen by codes; raises if what is there are no codes of these rows.
 bool has_codes(const SearchPart& part) {
-  return !part.screen.empty() && cpu::multiplies_int8(checked_level());
+  if (part.screen.empty()) return false;
+  const int64_t columns = part.rows.size(1);
+  const int64_t panels = round_up(part.rows.size(0), cpu::kCodeColumns) / cpu::kCodeColumns;
+  const std::vector<int64_t> sizes[] = {{panels, (columns + 3) / 4, cpu::kCodeColumns, 4},
+                                        {panels, 2, cpu::kCodeColumns},
+                                        {panels, cpu::kCodeBounds},
+                                        {columns}};
+  bool fits = part.screen.size() == 4;
+  for (size_t at = 0; fits && at < 4; ++at) {
+    const Tensor& t = part.screen[at];
+    fits = t.sizes() == at::IntArrayRef(sizes[at]) && t.is_contiguous() && t.is_cpu() &&
+           t.scalar_type() == (at == 0 ? at::kByte : at::kFloat);
+  }
+  TORCH_CHECK_VALUE(fits, "gallery: screen must be what gallery_screen made of the rows, and the ",
+                    "center it was given");
+  return cpu::multiplies_int8(checked_level());
 }
 
 // Pairs below which packing rows for tiles costs more than it saves.
-constexpr int64_t kFewQueries = 8, kFewRows = 64;
+constexpr int64_t kFewQueries = 14, kFewRows = 64;
 
 template <class C>
 class VectorSearch {

@@ -342,6 +342,20 @@ def test_wide_batches_cross_the_chunks_of_columns(simd: str, binned: None) -> No
     assert_exact(report, from_distances(distance[same], distance[~same]))
 
 
+@pytest.mark.slow
+def test_more_pairs_than_a_counter_may_see() -> None:
+    """2.2 thousand million pairs of one thread: its 32-bit counters are emptied on the way."""
+    x = torch.randn(66_000, 1, generator=torch.Generator().manual_seed(0))
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        report = evaluate(x, torch.arange(66_000) // 2, identification=False)
+    finally:
+        torch.set_num_threads(before)
+    assert report.genuine_within[-1] == report.genuine == 33_000
+    assert report.impostor_within[-1] == report.impostor == 66_000 * 65_999 // 2 - 33_000
+
+
 def test_memory_does_not_grow_with_the_pairs() -> None:
     """Twenty thousand embeddings have 200 million pairs, 800 MB of scores."""
     script = """
@@ -556,6 +570,7 @@ def test_faces_against_scikit_learn(binned: None) -> None:
         ({"embeddings": torch.zeros(4, dtype=torch.float32)}, ValueError, r"embeddings.*\(4,\)"),
         ({"embeddings": torch.zeros(4, 2, dtype=torch.int64)}, TypeError, "embeddings.*int64"),
         ({"embeddings": np.zeros((4, 2), np.complex64)}, TypeError, "embeddings.*complex64"),
+        ({"embeddings": torch.zeros(4, 2).to_sparse()}, TypeError, "embeddings.*dense"),
         ({"embeddings": torch.zeros(0, 2)}, ValueError, "embeddings.*at least one row"),
         ({"embeddings": torch.zeros(4, 2, device="meta")}, ValueError, "embeddings.*CPU"),
         ({"labels": torch.zeros(4)}, TypeError, "labels must hold integers, got dtype float32"),

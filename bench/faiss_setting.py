@@ -2,7 +2,8 @@
 
 The OpenBLAS inside faiss's wheels doesn't know every CPU and then takes slow kernels;
 OPENBLAS_CORETYPE names others, and is read once, when the library is loaded. So each setting is
-tried in a process of its own, and the winner is set while faiss is loaded here, and only then: the
+tried in a process of its own, on one thread by the time that it has the processor, which a busy
+machine does not change, and the winner is set while faiss is loaded here, and only then: the
 OpenBLAS of numpy and scipy, which are loaded before, choose for themselves.
 """
 
@@ -18,8 +19,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import torch
-
 VARIABLE = "OPENBLAS_CORETYPE"
 #: What the variable may be; None leaves the choice to OpenBLAS.
 CORETYPES: tuple[str | None, ...] = (None, "Haswell", "SkylakeX")
@@ -31,16 +30,16 @@ MISSING = "faiss is not installed: pip install 'siamcuda[peers]'"
 
 TRIAL = r"""
 import sys, time, faiss, numpy
-queries, rows, columns, threads = map(int, sys.argv[1:])
-faiss.omp_set_num_threads(threads)
+queries, rows, columns = map(int, sys.argv[1:])
+faiss.omp_set_num_threads(1)
 vectors = numpy.random.default_rng(0).standard_normal((rows, columns), numpy.float32)
 index = faiss.IndexFlatL2(columns)
 index.add(vectors)
 best = float("inf")
 for _ in range(6):
-    start = time.perf_counter()
+    start = time.process_time()
     index.search(vectors[:queries], 10)
-    best = min(best, time.perf_counter() - start)
+    best = min(best, time.process_time() - start)
 print(best)
 """
 
@@ -52,12 +51,12 @@ class Faiss(NamedTuple):
     title: str
 
 
-def trial(coretype: str | None, sizes: Sequence[int], threads: int) -> float:
+def trial(coretype: str | None, sizes: Sequence[int]) -> float:
     """Seconds of a search with the setting; infinite where it does not run (SIGILL, say)."""
     environment = {key: value for key, value in os.environ.items() if key != VARIABLE}
     if coretype is not None:
         environment[VARIABLE] = coretype
-    command = [sys.executable, "-c", TRIAL, *map(str, (*sizes, threads))]
+    command = [sys.executable, "-c", TRIAL, *map(str, sizes)]
     try:
         done = subprocess.run(
             command, env=environment, capture_output=True, text=True, check=True, timeout=300
@@ -68,12 +67,11 @@ def trial(coretype: str | None, sizes: Sequence[int], threads: int) -> float:
 
 
 def probe(sizes: Sequence[int] = SIZES, turns: int = TURNS) -> str | None:
-    """The fastest setting for as many threads as torch has."""
+    """The fastest setting."""
     best: dict[str | None, float] = dict.fromkeys(CORETYPES, math.inf)
     for turn in range(turns):
         for coretype in CORETYPES if turn % 2 == 0 else reversed(CORETYPES):
-            seconds = trial(coretype, sizes, torch.get_num_threads())
-            best[coretype] = min(best[coretype], seconds)
+            best[coretype] = min(best[coretype], trial(coretype, sizes))
     told = ", ".join(f"{name or 'unset'} {1000 * best[name]:.0f} ms" for name in CORETYPES)
     print(f"faiss by {VARIABLE}: {told}", flush=True)
     return min(CORETYPES, key=lambda name: best[name])

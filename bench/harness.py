@@ -449,7 +449,8 @@ def measure(
         BenchError: a peer's result is wrong.
     """
     if case.rounds is not None:
-        effort = replace(effort, rounds=min(case.rounds, effort.rounds))
+        heats = min(max(2, case.rounds // 5), effort.heats)
+        effort = replace(effort, rounds=min(case.rounds, effort.rounds), heats=heats)
     task = case.make()
     expected = exact(task)
     release()

@@ -206,15 +206,15 @@ def test_trial_sets_the_variable_and_survives_a_crash(monkeypatch: pytest.Monkey
     monkeypatch.setenv(faiss_setting.VARIABLE, "Given")
     show = "import os; print({'None': 1, 'Haswell': 2}[str(os.environ.get('OPENBLAS_CORETYPE'))])"
     monkeypatch.setattr(faiss_setting, "TRIAL", show)
-    assert faiss_setting.trial(None, (1, 1, 1), 1) == 1
-    assert faiss_setting.trial("Haswell", (1, 1, 1), 1) == 2
+    assert faiss_setting.trial(None, (1, 1, 1)) == 1
+    assert faiss_setting.trial("Haswell", (1, 1, 1)) == 2
     monkeypatch.setattr(faiss_setting, "TRIAL", "import os, signal; os.kill(os.getpid(), 4)")
-    assert faiss_setting.trial(None, (1, 1, 1), 1) == math.inf
+    assert faiss_setting.trial(None, (1, 1, 1)) == math.inf
 
 
 @pytest.mark.skipif(not FAISS_HERE, reason="faiss is not installed")
 def test_trial_runs_faiss() -> None:
-    assert 0 < faiss_setting.trial(None, (4, 100, 8), 1) < math.inf
+    assert 0 < faiss_setting.trial(None, (4, 100, 8)) < math.inf
 
 
 @pytest.mark.parametrize("given", [None, "Given"])

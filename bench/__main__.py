@@ -22,7 +22,9 @@ from bench import gpu, harness, limits, results, table
 from bench.results import BenchError
 
 #: Modules of this package with ``cases(quick)``.
-SUITES = ("paired", "batch")
+SUITES = ("paired", "batch", "gallery")
+#: Those with ``cuda_cases(quick)``. The losses over a batch come first: a GPU's time may end early.
+CUDA_SUITES = ("batch", "paired")
 QUICK_CSV = results.ROOT / "build" / "bench" / "quick.csv"
 QUICK_CUDA_CSV = results.ROOT / "build" / "bench" / "quick_cuda.csv"
 #: Seconds that a case may still take when the time limit is over.
@@ -181,6 +183,9 @@ def _check_cuda(options: argparse.Namespace) -> None:
         raise BenchError("--device cuda: torch finds no GPU")
     if not siamcuda.build_info()["cuda"]:
         raise BenchError("--device cuda: siamcuda was built without CUDA")
+    strange = set(options.suite or ()) - set(CUDA_SUITES)
+    if strange:
+        raise BenchError(f"--suite {min(strange)}: has no cases for --device cuda")
     if options.threads or options.allocators or options.clock != "wall":
         raise BenchError("--device cuda goes without --threads, --allocators and --clock")
     options.threads, options.allocators = "1", "default"
@@ -201,8 +206,7 @@ def _parent(options: argparse.Namespace) -> int:
         re.compile(options.only)
     except re.error as error:
         raise BenchError(f"--only: {error}") from error
-    # On a GPU the losses over a batch come first: its time may end before the last case.
-    suites = options.suite or list(SUITES if options.device == "cpu" else reversed(SUITES))
+    suites = options.suite or list(SUITES if options.device == "cpu" else CUDA_SUITES)
     defaults = {
         "cpu": (results.DEFAULT_CSV, QUICK_CSV), "cuda": (results.CUDA_CSV, QUICK_CUDA_CSV)
     }  # fmt: skip
@@ -219,9 +223,11 @@ def _parent(options: argparse.Namespace) -> int:
                 "threads": int(count), "allocator": allocator, "resume": options.resume,
                 "clock": options.clock, "device": options.device, "deadline": deadline,
             }  # fmt: skip
+            # Every library shall choose for itself; bench/faiss_setting.py chooses for faiss.
             environment = {
-                key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")
-            }
+                key: value for key, value in os.environ.items()
+                if not key.startswith("MALLOC_") and key != "OPENBLAS_CORETYPE"
+            }  # fmt: skip
             environment |= harness.ALLOCATORS[allocator]
             failed |= not _run_worker(job, environment)
     rows = results.latest(results.read(path))

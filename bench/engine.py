@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import harness, limits, results, table
+from bench import cells, harness, limits, results
 from bench.__main__ import QUICK_CSV
 from bench.results import BenchError
 
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"bench.engine: error: {error}", file=sys.stderr)
         return 2
     for row in measured:
-        verdict = table.verdict({key: str(row[key] or "") for key in ("compare", "score", "goal")})
+        verdict = cells.verdict({key: str(row[key] or "") for key in ("compare", "score", "goal")})
         print(
             f"{row['case']}: {row['of_limit'] * row['limit']:.0f} GFLOP/s, "
             f"{100 * row['of_limit']:.0f} % of {row['limit']:.0f}"

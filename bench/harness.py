@@ -95,6 +95,8 @@ class Peer:
     outputs: Callable[[], Sequence[Tensor]] | None
     #: Drops what a step leaves behind (gradients of the leaves), so that its memory can be seen.
     clean: Callable[[], object] = lambda: None
+    #: Bytes that it has to read where those are not the case's: its rows are of another type.
+    reads: int = 0
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,12 @@ class Case:
     #: Bytes that the task has to read and to write, if memory is its floor.
     reads: int = 0
     writes: int = 0
+    #: Operations that the task takes in float32, if the peak of multiply-adds is its floor.
+    flops: int = 0
+    #: The share of the floor's speed that ours should reach; such a floor gets a row of its own.
+    limit_goal: float | None = None
+    #: Rounds where they differ from the effort's: steps that take long need fewer.
+    rounds: int | None = None
     #: On a GPU: also measure the step as a captured CUDA graph.
     graph: bool = False
 
@@ -414,7 +422,13 @@ def extra_memory(peer: Peer) -> float | None:
 
 
 def limit_seconds(case: Case, limits: Mapping[str, float]) -> float | None:
-    """The time that the machine needs to move the case's bytes: copied as far as they pair up."""
+    """The time that the machine needs to move the case's bytes: copied as far as they pair up.
+
+    Or to do its operations, where it has any.
+    """
+    if case.flops:
+        peak = limits.get("fma_gflops")
+        return 1e-9 * case.flops / peak if peak else None
     if not case.reads and not case.writes:
         return None
     if not {"read", "copy_stream", "write_stream"} <= limits.keys():
@@ -434,6 +448,9 @@ def measure(
     Raises:
         BenchError: a peer's result is wrong.
     """
+    if case.rounds is not None:
+        heats = min(max(2, case.rounds // 5), effort.heats)
+        effort = replace(effort, rounds=min(case.rounds, effort.rounds), heats=heats)
     task = case.make()
     expected = exact(task)
     release()
@@ -483,32 +500,49 @@ def _rows(
     threads: int, limits: Mapping[str, float], effort: Effort,
 ) -> list[dict[str, Any]]:  # fmt: skip
     ours = next(t for t in timings if t.peer.family == "ours")
-    floor = limit_seconds(case, limits)
-    moved = case.reads + case.writes
+    same: dict[str, Any] = {
+        "suite": case.suite, "case": case.name, "op": case.op, "mode": case.mode,
+        "rows": case.rows, "columns": case.columns, "dtype": case.dtype,
+        "device": device, "threads": threads, "allocator": allocator,
+    }  # fmt: skip
     rows = []
     for timing in timings:
         peer = timing.peer
-        row: dict[str, Any] = {
-            "suite": case.suite, "case": case.name, "op": case.op, "mode": case.mode,
-            "rows": case.rows, "columns": case.columns, "dtype": case.dtype,
-            "device": device, "threads": threads, "allocator": allocator,
+        row = same | {
             "peer": peer.family, "variant": peer.variant,
             "median_us": 1e6 * timing.median,
             "p20_us": 1e6 * timing.quantile(0.2), "p80_us": 1e6 * timing.quantile(0.8),
             "rounds": len(timing.seconds), "inner": timing.inner, "clock": effort.clock,
             "peak_mib": memory.get(id(peer)), "faults": timing.faults,
         }  # fmt: skip
-        if floor is not None:
-            row |= {
-                "bytes": moved,
-                "gbps": 1e-9 * moved / timing.median,
-                "of_limit": floor / timing.median,
-                "limit": 1e-9 * moved / floor,
-            }
+        row |= _reached(replace(case, reads=peer.reads or case.reads), timing.median, limits)
         if timing is not ours:
             row |= _score(case, allocator, timing, ours)
         rows.append(row)
+    floor = limit_seconds(case, limits)
+    if case.limit_goal is not None and floor is not None:
+        share = floor / ours.median
+        rows.append(
+            same | {
+                "peer": "limit", "variant": "FMA peak" if case.flops else "memory bandwidth",
+                "median_us": 1e6 * floor, "compare": "ratio", "score": share,
+                "score_rounds": share, "goal": case.limit_goal,
+            }
+        )  # fmt: skip
     return rows
+
+
+def _reached(case: Case, seconds: float, limits: Mapping[str, float]) -> dict[str, Any]:
+    """How near a time comes to the case's floor: in GB/s, or of the FMA peak in GFLOP/s."""
+    floor = limit_seconds(case, limits)
+    if floor is None:
+        return {}
+    share = {"of_limit": floor / seconds}
+    if case.flops:
+        return share | {"limit": limits["fma_gflops"]}
+    moved = case.reads + case.writes
+    rates = {"gbps": 1e-9 * moved / seconds, "limit": 1e-9 * moved / floor}
+    return {"bytes": moved} | rates | share
 
 
 def _score(case: Case, allocator: str, timing: Timing, ours: Timing) -> dict[str, Any]:

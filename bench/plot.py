@@ -12,9 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench import results
+from bench import plot_search, results
+from bench.canvas import PAPER, figure_of, save, sign
+from bench.cells import GRAPH, Row
 from bench.results import BenchError, number
-from bench.table import GRAPH
 
 IMAGES = results.ROOT / "docs" / "img"
 COLOURS = {
@@ -24,40 +25,11 @@ COLOURS = {
 }  # fmt: skip
 NAMES = {"ours": "siamcuda", "eager": "PyTorch eager", "compile": "torch.compile"}
 LIBRARIES = ("pytorch-metric-learning", "sentence-transformers", "open-metric-learning")
-#: Behind a number, so that a goal's line does not cross it.
-PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
 MODES = {
     "autograd": "forward + backward",
     "value_and_grad": "value_and_grad",
     "forward": "forward, no grad",
 }
-
-Row = dict[str, str]
-
-
-def _figure(width: float, height: float, panels: int = 1) -> tuple[Any, list[Any]]:
-    # Without pyplot: no window system, no global state.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, list(figure.subplots(1, panels, squeeze=False)[0])
-
-
-def _caption(rows: Sequence[Row]) -> str:
-    row = rows[-1]
-    return (
-        f"{row['cpu']}, {row['cores']} cores, {row['simd']}; torch {row['torch']}; "
-        f"commit {row['commit']}, {row['date'][:10]}"
-    )
-
-
-def _save(figure: Any, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    figure.savefig(temporary, dpi=120, format="png", metadata={"Software": None})
-    temporary.replace(path)
 
 
 def _short(row: Row) -> str:
@@ -76,7 +48,7 @@ def ratios(rows: Sequence[Row], title: str, path: Path) -> bool:
     if not bars:
         return False
     groups = sorted(bars)
-    figure, (ax,) = _figure(9, 1.2 + 0.42 * len(groups))
+    figure, (ax,) = figure_of(9, 1.2 + 0.42 * len(groups))
     height = 0.38
     for i, peer in enumerate(("eager", "compile")):
         offset = (i - 0.5) * height
@@ -100,13 +72,9 @@ def ratios(rows: Sequence[Row], title: str, path: Path) -> bool:
     ax.margins(y=0.02)
     ax.spines[["top", "right"]].set_visible(False)
     figure.legend(frameon=False, fontsize=8, loc="outside upper right", ncols=3)
-    _sign(figure, rows)
-    _save(figure, path)
+    sign(figure, rows)
+    save(figure, path)
     return True
-
-
-def _sign(figure: Any, rows: Sequence[Row]) -> None:
-    figure.supxlabel(_caption(rows), fontsize=6.5, color="#44546a")
 
 
 def overhead(rows: Sequence[Row], path: Path) -> bool:
@@ -118,7 +86,7 @@ def overhead(rows: Sequence[Row], path: Path) -> bool:
     found = {op: peers for op, peers in found.items() if {"ours", "floor"} <= peers.keys()}
     if not found:
         return False
-    figure, (ax,) = _figure(8, 1.2 + 0.5 * len(found))
+    figure, (ax,) = figure_of(8, 1.2 + 0.5 * len(found))
     goal = None
     for y, peers in enumerate(found.values()):
         for i, peer in enumerate(("floor", "ours", "eager")):
@@ -140,8 +108,8 @@ def overhead(rows: Sequence[Row], path: Path) -> bool:
     ax.set(xlabel="microseconds a call, no grad", title="Call overhead, 32 x 128")
     ax.spines[["top", "right"]].set_visible(False)
     figure.legend(frameon=False, fontsize=8, loc="outside upper right", ncols=4)
-    _sign(figure, rows)
-    _save(figure, path)
+    sign(figure, rows)
+    save(figure, path)
     return True
 
 
@@ -165,7 +133,7 @@ def scaling(rows: Sequence[Row], path: Path) -> bool:
     }  # fmt: skip
     if not panels:
         return False
-    figure, grid = _figure(3.6 * len(panels), 3.8, len(panels))
+    figure, grid = figure_of(3.6 * len(panels), 3.8, len(panels))
     for ax, ((op, mode), peers) in zip(grid, sorted(panels.items()), strict=True):
         for peer in NAMES:
             times = sorted(peers.get(peer, {}).items())
@@ -179,8 +147,8 @@ def scaling(rows: Sequence[Row], path: Path) -> bool:
         ax.spines[["top", "right"]].set_visible(False)
     grid[0].set_ylabel(f"microseconds a step, {threads} thread{'s' if threads > 1 else ''}")
     grid[0].legend(frameon=False, fontsize=8)
-    _sign(figure, rows)
-    _save(figure, path)
+    sign(figure, rows)
+    save(figure, path)
     return True
 
 
@@ -234,8 +202,8 @@ def batch_scaling(rows: Sequence[Row], path: Path) -> bool:
         list(handles.values()), list(handles), frameon=False, fontsize=8,
         loc="outside upper center", ncols=len(handles),
     )  # fmt: skip
-    _sign(figure, rows)
-    _save(figure, path)
+    sign(figure, rows)
+    save(figure, path)
     return True
 
 
@@ -304,7 +272,7 @@ def cuda(rows: Sequence[Row], path: Path) -> bool:
     figure.supxlabel(
         f"{caption}; commit {row['commit']}, {row['date'][:10]}", fontsize=6.5, color="#44546a"
     )
-    _save(figure, path)
+    save(figure, path)
     return True
 
 
@@ -312,10 +280,13 @@ def draw(rows: Sequence[Row], folder: Path, gpu: Sequence[Row] = ()) -> list[Pat
     """Every picture that the rows have data for."""
     timed = [row for row in rows if row["suite"] == "paired"]
     batch = [row for row in rows if row["suite"] == "batch"]
+    search = [row for row in rows if row["suite"] == "gallery"]
     wanted: list[tuple[Callable[[Path], bool], str]] = [
         (partial(overhead, timed), "bench_overhead.png"),
         (partial(scaling, timed), "bench_scaling.png"),
         (partial(batch_scaling, batch), "bench_batch.png"),
+        (partial(plot_search.ratios, search), "bench_search.png"),
+        (partial(plot_search.scaling, search), "bench_search_scaling.png"),
         (partial(cuda, gpu), "bench_cuda.png"),
     ]
     sizes = (

@@ -12,114 +12,36 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from bench import results
+from bench import results, table_search
+from bench.cells import (
+    GRAPH,
+    HEADER,
+    Row,
+    comparisons,
+    grid,
+    in_order,
+    markdown,
+    ours_of,
+    score,
+    time,
+    timed_rows,
+    verdict,
+)
 from bench.results import BenchError, number
 from siamcuda._files import write_atomically
 
 DOCUMENTS = (results.ROOT / "docs" / "benchmarks.md", results.ROOT / "README.md")
-#: The end of a mode whose steps ran as captured CUDA graphs.
-GRAPH = " graph"
 BEGIN, END = "<!-- bench:{} begin -->", "<!-- bench:{} end -->"
-
-Row = dict[str, str]
-
-
-def time(microseconds: float) -> str:
-    """Three digits with their unit."""
-    if microseconds < 1000:
-        return f"{microseconds:.3g} us"
-    return f"{microseconds / 1000:.3g} ms"
-
-
-def verdict(row: Row) -> str:
-    """met, missed, or nothing where no goal is set."""
-    score, goal = number(row, "score"), number(row, "goal")
-    if score is None or goal is None:
-        return ""
-    return "met" if (score >= goal) == (row["compare"] == "ratio") or score == goal else "missed"
-
-
-def score(row: Row) -> str:
-    value = number(row, "score")
-    if value is None:
-        return ""
-    return f"{value:.2f}x" if row["compare"] == "ratio" else f"{value:+.2f} us"
-
-
-def goal(row: Row) -> str:
-    value = number(row, "goal")
-    if value is None:
-        return ""
-    return f">= {value:g}x" if row["compare"] == "ratio" else f"<= {value:g} us"
-
-
-def _grid(header: Sequence[str], lines: Sequence[Sequence[str]], numeric: int = 99) -> str:
-    widths = [max(len(line[i]) for line in [header, *lines]) for i in range(len(header))]
-    text = []
-    for line in [header, *lines]:
-        cells = [
-            cell.rjust(width) if i >= numeric else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ]
-        text.append("  ".join(cells).rstrip())
-    return "\n".join(text)
-
-
-def _markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rows = [header, ["---"] * len(header), *lines]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
-
-
-def _sorted(rows: Sequence[Row]) -> list[Row]:
-    modes = ("forward", "autograd", "value_and_grad")
-    return sorted(
-        rows,
-        key=lambda r: (
-            int(r["rows"]), modes.index(r["mode"].removesuffix(GRAPH)), r["op"],
-            r["mode"].endswith(GRAPH), r["allocator"], int(r["threads"]),
-        ),
-    )  # fmt: skip
-
-
-def _timed(rows: Sequence[Row]) -> list[Row]:
-    return [row for row in rows if row["suite"] != "limits"]
-
-
-def _ours(rows: Sequence[Row]) -> dict[tuple[str, ...], Row]:
-    return {_setting(row): row for row in rows if row["peer"] == "ours"}
-
-
-def _setting(row: Row) -> tuple[str, ...]:
-    return row["suite"], row["case"], row["allocator"], row["threads"]
-
-
-def _comparisons(rows: Sequence[Row], wanted: Callable[[Row], bool]) -> list[list[str]]:
-    ours = _ours(rows)
-    lines = []
-    for row in _sorted([r for r in _timed(rows) if r["peer"] != "ours" and wanted(r)]):
-        own = ours[_setting(row)]
-        lines.append(
-            [
-                row["case"], row["allocator"], row["threads"],
-                time(float(own["median_us"])),
-                f"{row['peer']} ({row['variant']})", time(float(row["median_us"])),
-                score(row), goal(row), verdict(row),
-            ]
-        )  # fmt: skip
-    return lines
-
-
-HEADER = ("case", "allocator", "threads", "ours", "peer", "its time", "score", "goal", "")
 
 
 def terminal(rows: Sequence[Row]) -> str:
     """Every comparison of the newest results, and how many goals are met."""
-    lines = _comparisons(rows, lambda row: True)
+    lines = comparisons(rows, lambda row: True)
     if not lines:
         return "nothing measured yet"
     verdicts = [line[-1] for line in lines]
     count = f"{verdicts.count('met')} goals met, {verdicts.count('missed')} missed"
-    return f"{_grid(HEADER, lines)}\n\n{count}"
+    return f"{grid(HEADER, lines)}\n\n{count}"
 
 
 # --- the document ---------------------------------------------------------------------------------
@@ -131,7 +53,7 @@ def _machine(rows: Sequence[Row]) -> str:
     row = rows[-1]
     dates = sorted(r["date"][:10] for r in rows)
     period = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
-    suites = {r["suite"]: r for r in _timed(rows)}
+    suites = {r["suite"]: r for r in timed_rows(rows)}
     facts = [
         ("measured", period),
         *(
@@ -144,7 +66,7 @@ def _machine(rows: Sequence[Row]) -> str:
         ("versions", f"torch {row['torch']}, Python {row['python']}, numpy {row['numpy']}, "
                      f"GCC {row['compiler']}"),
     ]  # fmt: skip
-    return _markdown(("", ""), facts)
+    return markdown(("", ""), facts)
 
 
 def _limits(rows: Sequence[Row]) -> str:
@@ -156,14 +78,14 @@ def _limits(rows: Sequence[Row]) -> str:
         + [found.get((name, count), "") for count in counts]
         for name in names
     ]
-    return _markdown(
+    return markdown(
         ("limit", "unit", *(f"{count} thread{'s' if count != '1' else ''}" for count in counts)),
         lines,
     )
 
 
 def _section(mode: Callable[[Row], bool]) -> Callable[[Sequence[Row]], str]:
-    return lambda rows: _markdown(HEADER, _comparisons(rows, mode))
+    return lambda rows: markdown(HEADER, comparisons(rows, mode))
 
 
 def _paired(row: Row) -> bool:
@@ -178,27 +100,27 @@ def _traffic(rows: Sequence[Row]) -> str:
             f"{float(row['limit']):.1f}", f"{100 * float(row['of_limit']):.0f} %",
             f"{float(row['peak_mib'] or 'nan'):.0f}", f"{float(row['faults']):.0f}",
         ]
-        for row in _sorted([r for r in _timed(rows) if r.get("of_limit") and r.get("gbps")])
+        for row in in_order([r for r in timed_rows(rows) if _paired(r) and r.get("gbps")])
     ]  # fmt: skip
     header = (
         "case", "allocator", "threads", "who", "time", "GB/s", "limit", "of limit", "peak MiB",
         "page faults",
     )  # fmt: skip
-    return _markdown(header, lines)
+    return markdown(header, lines)
 
 
 def _summary(rows: Sequence[Row]) -> str:
     """For README: the losses in cache and from memory, warm heap, the most threads measured."""
     timed = [
-        r for r in _timed(rows)
+        r for r in timed_rows(rows)
         if r["suite"] == "paired" and int(r["rows"]) > 32 and r["allocator"] == "warm"
     ]  # fmt: skip
     if not timed:
         return "Nothing measured yet."
     threads = max((r["threads"] for r in timed), key=int)
     chosen = [r for r in timed if r["threads"] == threads]
-    ours = _ours(chosen)
-    cases = list(dict.fromkeys(r["case"] for r in _sorted(chosen)))
+    ours = ours_of(chosen)
+    cases = list(dict.fromkeys(r["case"] for r in in_order(chosen)))
     lines = []
     for case in cases:
         own = next(r for r in ours.values() if r["case"] == case)
@@ -206,7 +128,7 @@ def _summary(rows: Sequence[Row]) -> str:
         cells = [score(peers[p]) if p in peers else "" for p in ("eager", "compile")]
         lines.append([case, time(float(own["median_us"])), *cells])
     header = ("forward and backward", "siamcuda", "times as fast as eager", "as torch.compile")
-    return f"{_markdown(header, lines)}\n\n{_facts(chosen, threads)}"
+    return f"{markdown(header, lines)}\n\n{_facts(chosen, threads)}"
 
 
 def _facts(rows: Sequence[Row], threads: str) -> str:
@@ -217,25 +139,25 @@ def _facts(rows: Sequence[Row], threads: str) -> str:
 
 def _batch_summary(rows: Sequence[Row]) -> str:
     """For README: the losses over a batch against each family, the most threads measured."""
-    timed = [r for r in _timed(rows) if r["suite"] == "batch" and r["allocator"] == "warm"]
+    timed = [r for r in timed_rows(rows) if r["suite"] == "batch" and r["allocator"] == "warm"]
     if not timed:
         return "Nothing measured yet."
     threads = max((r["threads"] for r in timed), key=int)
     chosen = [r for r in timed if r["threads"] == threads]
-    ours = _ours(chosen)
+    ours = ours_of(chosen)
     families = list(dict.fromkeys(r["peer"] for r in chosen if r["peer"] != "ours"))
     lines = []
-    for case in dict.fromkeys(r["case"] for r in _sorted(chosen)):
+    for case in dict.fromkeys(r["case"] for r in in_order(chosen)):
         own = next(r for r in ours.values() if r["case"] == case)
         found = {r["peer"]: r for r in chosen if r["case"] == case}
         cells = [score(found[f]) if f in found else "" for f in families]
         lines.append([case.replace(" autograd", ""), time(float(own["median_us"])), *cells])
     header = ("forward and backward", "siamcuda", *families)
-    return f"{_markdown(header, lines)}\n\n{_facts(chosen, threads)}"
+    return f"{markdown(header, lines)}\n\n{_facts(chosen, threads)}"
 
 
 def _batch(rows: Sequence[Row]) -> str:
-    return _markdown(HEADER, _comparisons(rows, lambda r: r["suite"] == "batch"))
+    return markdown(HEADER, comparisons(rows, lambda r: r["suite"] == "batch"))
 
 
 def _large(rows: Sequence[Row]) -> str:
@@ -247,7 +169,7 @@ def _large(rows: Sequence[Row]) -> str:
     ]  # fmt: skip
     if not lines:
         return "Not recorded yet."
-    return _markdown(
+    return markdown(
         ("loss", "rows", "threads", "forward and backward", "MiB beyond inputs and gradient"), lines
     )
 
@@ -267,17 +189,17 @@ def _engine(rows: Sequence[Row]) -> str:
     header = (
         "product", "D", "threads", "SIMD level", "GFLOP/s", "FMA peak", "of peak", "goal", "",
     )  # fmt: skip
-    return _markdown(header, lines)
+    return markdown(header, lines)
 
 
 def _batch_memory(rows: Sequence[Row]) -> str:
     """Memory of one step above its inputs."""
-    timed = [r for r in _timed(rows) if r["suite"] == "batch" and r["allocator"] == "warm"]
+    timed = [r for r in timed_rows(rows) if r["suite"] == "batch" and r["allocator"] == "warm"]
     lines = [
         [r["case"], r["threads"], r["peer"], r["variant"], f"{float(r['peak_mib'] or 'nan'):.0f}"]
-        for r in _sorted(timed)
+        for r in in_order(timed)
     ]
-    return _markdown(("case", "threads", "who", "variant", "MiB above the inputs"), lines)
+    return markdown(("case", "threads", "who", "variant", "MiB above the inputs"), lines)
 
 
 #: Marker -> what stands between its two comments.
@@ -294,6 +216,7 @@ SECTIONS: dict[str, Callable[[Sequence[Row]], str]] = {
     "engine": _engine,
     "batch_summary": _batch_summary,
     "traffic": _traffic,
+    **table_search.SECTIONS,
 }
 
 
@@ -312,7 +235,7 @@ def _cuda_machine(rows: Sequence[Row]) -> str:
         ("measured", period),
         *(
             (f"commit, {name}", f"{r['commit']} (extension {r['build']})")
-            for name, r in sorted({r["suite"]: r for r in _timed(rows)}.items())
+            for name, r in sorted({r["suite"]: r for r in timed_rows(rows)}.items())
         ),
         ("GPU", row["gpu"]),
         ("driver, CUDA", f"{row['driver']}, {row['cuda']}"),
@@ -330,7 +253,7 @@ def _cuda_machine(rows: Sequence[Row]) -> str:
         for r in rows
         if r["suite"] == "limits" and r["op"] in names
     ]
-    return _markdown(("", ""), facts)
+    return markdown(("", ""), facts)
 
 
 def _mib(row: Row | None) -> str:
@@ -347,7 +270,7 @@ def _cuda(suite: str) -> Callable[[Sequence[Row]], str]:
             return NO_GPU
         found = {(r["case"], r["peer"]): r for r in timed}
         lines = []
-        for row in _sorted([r for r in timed if not r["mode"].endswith(GRAPH)]):
+        for row in in_order([r for r in timed if not r["mode"].endswith(GRAPH)]):
             graph_case = row["case"].replace(f" {row['mode']} ", f" {row['mode']}{GRAPH} ")
             graph = found.get((graph_case, row["peer"]))
             variant = row["variant"]
@@ -371,7 +294,7 @@ def _cuda(suite: str) -> Callable[[Sequence[Row]], str]:
             "case", "who", "time", "its time / ours", "as a graph", "its graph / ours",
             "MiB above the inputs", *(["of the copy's speed"] if suite == "paired" else []),
         )  # fmt: skip
-        return _markdown(header, lines)
+        return markdown(header, lines)
 
     return section
 
@@ -384,7 +307,7 @@ def _cuda_large(rows: Sequence[Row]) -> str:
     ]
     if not lines:
         return NO_GPU
-    return _markdown(
+    return markdown(
         ("loss", "rows", "forward and backward", "MiB beyond inputs and gradient"), lines
     )
 

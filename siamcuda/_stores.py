@@ -12,7 +12,7 @@ from torch import Tensor
 from siamcuda import _ops
 from siamcuda._tensor_file import Matrix
 
-__all__ = ["FileStore", "MemoryStore", "Part", "screens_by_codes"]
+__all__ = ["MANY_QUERIES", "FileStore", "MemoryStore", "Part", "screens_by_codes"]
 
 #: Rows of a panel of codes: whole panels are kept when rows are added.
 _PANEL = 32
@@ -20,7 +20,7 @@ _PANEL = 32
 #: another is searched.
 _PART_BYTES = 1 << 24
 #: Queries from which coding the rows of a part pays for one pass over them.
-_MANY_QUERIES = 256
+MANY_QUERIES = 256
 #: Rows that the point from which codes are counted is the mean of, at most.
 _SAMPLE = 4096
 
@@ -59,7 +59,10 @@ def count_nonfinite(rows: Tensor) -> int:
         return 0
     count = 0
     for part in rows.split(max(1, (1 << 24) // (rows.shape[1] * rows.element_size()))):
-        count += int((~part.isfinite().all(1)).sum())
+        # A sum that is finite has finite terms, and is made at the speed of memory.
+        total = part.sum(dtype=torch.float64 if part.dtype == torch.float64 else torch.float32)
+        if not bool(total.isfinite()):
+            count += int((~part.isfinite().all(1)).sum())
     return count
 
 
@@ -80,7 +83,7 @@ class MemoryStore:
         self._rows = rows if prepared else prepare(rows)
         self._count = len(rows)
         self._screen = _codes(self._rows) if codes else []
-        self.nonfinite = count_nonfinite(self._rows)
+        self._nonfinite: int | None = None
 
     def __len__(self) -> int:
         return self._count
@@ -106,6 +109,13 @@ class MemoryStore:
         self._check_unchanged()
         return self._rows[: self._count]
 
+    @property
+    def nonfinite(self) -> int:
+        """How many rows hold NaN or an infinity; counted when it is asked for."""
+        if self._nonfinite is None:
+            self._nonfinite = count_nonfinite(self._rows[: self._count])
+        return self._nonfinite
+
     def parts(self, queries: int) -> Iterator[Part]:
         """The whole, in one part."""
         if self._count:
@@ -130,14 +140,15 @@ class MemoryStore:
                 *(torch.cat([s[:whole], t]) for s, t in zip(screen[:-1], tail[:-1], strict=True)),
                 tail[-1],
             ] if screen else tail  # fmt: skip
-        self.nonfinite += count_nonfinite(rows)
+        if self._nonfinite is not None:
+            self._nonfinite += count_nonfinite(rows)
         self._own(room, after, screen)
 
     def keep(self, positions: Tensor) -> None:
         """Drop all rows but those at ``positions``, which ascend."""
         rows = self.rows[positions]
         screen = _codes(rows, self._screen[-1]) if self._screen else []
-        self.nonfinite = count_nonfinite(rows)
+        self._nonfinite = None
         self._own(rows, len(rows), screen)
 
     @property
@@ -216,7 +227,7 @@ class FileStore:
                 nonfinite += self._check(first, rows)
                 rows = self._prepare(rows)
                 screen: list[Tensor] = []
-                if self._coded and queries >= _MANY_QUERIES:
+                if self._coded and queries >= MANY_QUERIES:
                     center = _center(rows) if center is None else center
                     screen = _codes(rows, center)
                 yield Part(first, rows, screen)
@@ -226,15 +237,14 @@ class FileStore:
 
     def _check(self, first: int, rows: Tensor) -> int:
         """How many rows are not finite; raises where that is not wanted."""
-        if not rows.dtype.is_floating_point or bool(rows.sum(dtype=torch.float64).isfinite()):
-            return 0
-        bad = (~rows.isfinite().all(1)).nonzero()[:, 0]
-        if len(bad) and self._refuse:
+        count = count_nonfinite(rows)
+        if count and self._refuse:
+            row = first + int((~rows.isfinite().all(1)).nonzero()[0, 0])
             raise ValueError(
-                f"{self._matrix.path}: row {first + int(bad[0])} holds NaN or an infinity; "
-                "nonfinite='warn' searches such a file, those rows come last"
+                f"{self._matrix.path}: row {row} holds NaN or an infinity; nonfinite='warn' "
+                "searches such a file, those rows come last"
             )
-        return len(bad)
+        return count
 
 
 class _Reader:

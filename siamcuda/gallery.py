@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from siamcuda import _ops
-from siamcuda._stores import FileStore, MemoryStore, screens_by_codes
+from siamcuda._stores import MANY_QUERIES, FileStore, MemoryStore, screens_by_codes
 from siamcuda._tensor_file import load_safetensors, open_matrix, save_safetensors
 
 __all__ = ["Gallery", "Neighbours", "RangeNeighbours", "knn"]
@@ -145,8 +145,8 @@ class Gallery:
         return normalised
 
     def _report(self, nonfinite: str) -> None:
-        count = self._store.nonfinite
-        if not count or nonfinite == "allow":
+        count = 0 if nonfinite == "allow" else self._store.nonfinite
+        if not count:
             return
         message = f"vectors: {count} of {len(self._store)} rows hold NaN or infinities"
         if nonfinite == "raise":
@@ -230,22 +230,8 @@ class Gallery:
             >>> gallery.search(torch.tensor([[1.2]]), k=2).ids
             tensor([[1, 2]])
         """
-        if isinstance(k, bool) or not isinstance(k, (int, np.integer)):
-            raise TypeError(f"k must be an integer, got {k!r}")
-        if k < 1:
-            raise ValueError(f"k must be at least 1, got {k}")
-        rows = self._queries(queries)
-        type_ = self._distance_dtype
-        distances = torch.full(
-            (len(rows), int(k)), _padding(type_), dtype=type_, device=self.device
-        )
-        positions = torch.full_like(distances, -1, dtype=torch.int64)
-        for part in self._store.parts(len(rows)):
-            distances, positions = _ops.namespace.gallery_knn(
-                rows, part.rows, part.screen, part.first, self._metric, distances, positions
-            )
-            if progress is not None:
-                progress(part.first + len(part.rows), len(self))
+        k = _checked_k(k)
+        distances, positions = self._nearest(self._queries(queries), k, progress)
         return Neighbours(*_as_given(queries, self._unit(distances), self._named(positions)))
 
     def range_search(
@@ -273,11 +259,37 @@ class Gallery:
             >>> lims.tolist(), distances.tolist(), ids.tolist()
             ([0, 3, 3], [0.0, 1.0, 1.0], [1, 0, 2])
         """
-        radius = float(radius)
-        if math.isnan(radius):
-            raise ValueError("radius must not be NaN")
-        rows = self._queries(queries)
-        parts = []
+        radius = _checked_radius(radius)
+        counts, distances, positions = self._within(self._queries(queries), radius, progress)
+        found = self._unit(distances), self._named(positions)
+        return RangeNeighbours(*_as_given(queries, _lims(counts), *found))
+
+    # What follows takes checked queries and gives squared distances and positions; a gallery of
+    # several processes (siamcuda.distributed) puts those of its shards together.
+
+    def _lists(self, queries: int, k: int) -> tuple[Tensor, Tensor]:
+        """``(queries, k)`` distances and positions of padding."""
+        dtype = self._distance_dtype
+        distances = torch.full((queries, k), _padding(dtype), dtype=dtype, device=self.device)
+        return distances, torch.full_like(distances, -1, dtype=torch.int64)
+
+    def _nearest(self, rows: Tensor, k: int, progress: Progress | None) -> tuple[Tensor, Tensor]:
+        """Distances and positions, ``(Q, k)``."""
+        distances, positions = self._lists(len(rows), k)
+        for part in self._store.parts(len(rows)):
+            distances, positions = _ops.namespace.gallery_knn(
+                rows, part.rows, part.screen, part.first, self._metric, distances, positions
+            )
+            if progress is not None:
+                progress(part.first + len(part.rows), len(self))
+        return distances, positions
+
+    def _within(
+        self, rows: Tensor, radius: float, progress: Progress | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """How many for each query, ``(Q,)``, then the distances and positions of all in turn."""
+        distances, positions = self._lists(0, 0)
+        parts = [(positions.new_zeros(len(rows)), distances.view(-1), positions.view(-1))]
         for part in self._store.parts(len(rows)):
             parts.append(
                 _ops.namespace.gallery_range(
@@ -286,11 +298,7 @@ class Gallery:
             )
             if progress is not None:
                 progress(part.first + len(part.rows), len(self))
-        counts, distances, positions = _joined(parts)
-        lims = torch.zeros(len(rows) + 1, dtype=torch.int64, device=self.device)
-        torch.cumsum(counts, 0, out=lims[1:])
-        found = _as_given(queries, lims, self._unit(distances), self._named(positions))
-        return RangeNeighbours(*found)
+        return _joined(parts[1:] or parts)
 
     @property
     def _distance_dtype(self) -> torch.dtype:
@@ -299,13 +307,18 @@ class Gallery:
         return torch.float64 if self.dtype == torch.float64 else torch.float32
 
     def _queries(self, queries: Vectors) -> Tensor:
-        rows = _matrix("queries", queries, self._metric)
-        if not isinstance(queries, Tensor):
-            rows = rows.to(self.device)
+        rows = self._fitting(queries)
         if len(self) == 0:
             raise ValueError("gallery: is empty, nothing can be found in it")
         if len(rows) == 0:
             raise ValueError(f"queries: at least one is needed, got shape {tuple(rows.shape)}")
+        return rows
+
+    def _fitting(self, queries: Vectors) -> Tensor:
+        """Queries, of any number, as they are compared."""
+        rows = _matrix("queries", queries, self._metric)
+        if not isinstance(queries, Tensor):
+            rows = rows.to(self.device)
         if rows.shape[1] != self.columns:
             raise ValueError(
                 f"queries: have {rows.shape[1]} columns, the gallery has {self.columns}"
@@ -481,11 +494,12 @@ def knn(queries: Vectors, gallery: Vectors, k: int, metric: str = "sqeuclidean")
         >>> siamcuda.knn(torch.tensor([[2.2]]), torch.tensor([[1.0], [2.0], [4.0]]), k=1).ids
         tensor([[1]])
     """
-    many = len(queries) >= 256 if hasattr(queries, "__len__") else False
-    with warnings.catch_warnings():
-        made = Gallery(gallery, metric=metric, screening="auto" if many else "float32",
-                       nonfinite="allow")  # fmt: skip
-    return made.search(queries, k)
+    # Coding the rows pays where many queries read the codes.
+    many = hasattr(queries, "__len__") and len(queries) >= MANY_QUERIES
+    screening = "auto" if many else "float32"
+    return Gallery(gallery, metric=metric, screening=screening, nonfinite="allow").search(
+        queries, k
+    )
 
 
 # --- arguments ------------------------------------------------------------------------------------
@@ -560,6 +574,21 @@ def _safetensors_path(path: str | os.PathLike[str]) -> Path:
     return where
 
 
+def _checked_k(k: Any) -> int:
+    if isinstance(k, bool) or not isinstance(k, (int, np.integer)):
+        raise TypeError(f"k must be an integer, got {k!r}")
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    return int(k)
+
+
+def _checked_radius(radius: Any) -> float:
+    radius = float(radius)
+    if math.isnan(radius):
+        raise ValueError("radius must not be NaN")
+    return float(radius)
+
+
 # --- results --------------------------------------------------------------------------------------
 
 
@@ -571,6 +600,11 @@ def _as_given(queries: Vectors, *results: Tensor) -> tuple[Any, ...]:
     if isinstance(queries, np.ndarray):
         return tuple(result.cpu().numpy() for result in results)
     return results
+
+
+def _lims(counts: Tensor) -> Tensor:
+    """Where the entries of each query begin, and where the last ones end."""
+    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
 
 
 def _joined(parts: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:

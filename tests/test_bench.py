@@ -6,6 +6,7 @@ Nothing here looks at how long anything took.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import math
 import os
@@ -128,6 +129,28 @@ def test_limit_counts_copies_then_the_rest() -> None:
     limit = harness.limit_seconds(case, {"read": 4.0, "copy_stream": 8.0, "write_stream": 2.0})
     assert limit == pytest.approx((4_000 / 8 + 2_000 / 4) * 1e-9)
     assert harness.limit_seconds(_case(), {"read": 1.0}) is None
+
+
+def test_share_of_a_limit_has_a_row_where_a_goal_is_set() -> None:
+    limits = {"fma_gflops": 2.0, "read": 4.0, "copy_stream": 1.0, "write_stream": 1.0}
+    peers = [_peer("ours", 1.0), dataclasses.replace(_peer("eager", 1.0), reads=8_000)]
+    case = _case(*peers, flops=3_000, limit_goal=0.85, rounds=2)
+    ours, eager, limit = harness.measure(case, "default", 1, limits, TINY)
+    assert [row["rounds"] for row in (ours, eager)] == [2, 2]
+    assert limit["median_us"] == pytest.approx(1.5)
+    assert (limit["peer"], limit["variant"], limit["goal"]) == ("limit", "FMA peak", 0.85)
+    assert limit["score"] == ours["of_limit"] == pytest.approx(1.5 / ours["median_us"])
+    assert (eager["limit"], "gbps" in eager) == (2.0, False)
+
+    case = _case(*peers, reads=4_000, limit_goal=0.9)
+    ours, eager, limit = harness.measure(case, "default", 1, limits, TINY)
+    assert (ours["bytes"], eager["bytes"]) == (4_000, 8_000)
+    assert limit["median_us"] == pytest.approx(1.0), "ours is held against what ours reads"
+    assert limit["variant"] == "memory bandwidth"
+    no_goal = harness.measure(_case(*peers, reads=4_000), "default", 1, limits, TINY)
+    unknown = harness.measure(case, "default", 1, {}, TINY)
+    for rows in (no_goal, unknown):
+        assert [row["peer"] for row in rows] == ["ours", "eager"]
 
 
 def test_limits_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -378,6 +401,16 @@ def test_on_a_gpu_every_case_is_measured(tmp_path: Path, monkeypatch: pytest.Mon
     assert measured == [("default", "warm"), ("warm",), ("default", "warm")]
 
 
+def test_search_has_no_cases_on_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    built = siamcuda.build_info() | {"cuda": True}
+    monkeypatch.setattr(siamcuda, "build_info", lambda: built)
+    assert command.main(["--device", "cuda", "--suite", "gallery"]) == 2
+    assert "--suite gallery: has no cases for --device cuda" in capsys.readouterr().err
+
+
 def test_no_gpu_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     if torch.cuda.is_available():
         pytest.skip("a GPU is here")
@@ -585,7 +618,7 @@ def test_a_run_on_a_gpu_from_the_command_to_the_picture(
 
 
 def test_every_case_of_a_gpu_is_named_once() -> None:
-    cases = command._cases(command.SUITES, False, "", "cuda")
+    cases = command._cases(command.CUDA_SUITES, False, "", "cuda")
     assert len({case.name for case in cases}) == len(cases)
     assert {case.dtype for case in cases} == {"float32", "bfloat16"}
     assert all(case.graph for case in cases)

@@ -222,7 +222,7 @@ def _faults(rank: int, size: int) -> None:
         function(x, y)
 
     # A rank that fails later, in its own part, tells the others too.
-    call = siamcuda.distributed._Call
+    call = siamcuda.distributed.losses._Call
     kept = call.compute
     if rank == 1:
         call.compute = lambda *_: (_ for _ in ()).throw(MemoryError("no memory left"))
@@ -342,13 +342,13 @@ def test_a_rank_that_does_not_answer(tmp_path):
 
 
 def test_no_process_group():
-    for name in siamcuda.distributed.__all__:
+    for name in siamcuda.distributed.losses.__all__:
         with pytest.raises(RuntimeError, match=f"{name}: no process group"):
             getattr(siamcuda.distributed, name)(torch.randn(3, 2), torch.arange(3))
 
 
 def test_signatures_follow_the_plain_losses():
-    for name in siamcuda.distributed.__all__:
+    for name in siamcuda.distributed.losses.__all__:
         ours = dict(inspect.signature(getattr(siamcuda.distributed, name)).parameters)
         plain = dict(inspect.signature(getattr(siamcuda, name)).parameters)
         assert ours.pop("ddp").default is False

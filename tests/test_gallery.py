@@ -428,6 +428,17 @@ def test_bad_input(call, error, message):
         call(Gallery(torch.zeros(3, 4)), queries)
 
 
+def test_a_screen_of_other_rows_is_refused():
+    if not _codes_here():
+        pytest.skip("this CPU does not screen by codes")
+    rows = random_rows(40, 100, 8)
+    screen = [*_ops.namespace.gallery_screen(rows, rows[0]), rows[0]]
+    lists = torch.full((1, 3), math.inf), torch.full((1, 3), -1)
+    for bad in (screen[:3], [*screen[:3], rows[0, :7]], [screen[0][:1], *screen[1:]]):
+        with pytest.raises(ValueError, match="screen must be what gallery_screen made"):
+            _ops.namespace.gallery_knn(rows[:1], rows, bad, 0, "sqeuclidean", *lists)
+
+
 def test_nonfinite_rows_are_reported():
     rows = torch.zeros(5, 2)
     rows[1, 0] = math.nan

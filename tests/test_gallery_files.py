@@ -22,7 +22,7 @@ def random_rows(seed, *shape):
 def small_parts(monkeypatch):
     """Parts of 100 rows or so, so that small files have many."""
     monkeypatch.setattr(_stores, "_PART_BYTES", 100 * 17 * 4)
-    monkeypatch.setattr(_stores, "_MANY_QUERIES", 20)
+    monkeypatch.setattr(_stores, "MANY_QUERIES", 20)
 
 
 def same(found, expected):

@@ -214,6 +214,52 @@ def test_tile_loops_are_judged(
     assert any(expected in text for text in found) if expected else found == []
 
 
+BITS = TILE.format("5ENS2_4BitsELb0E", "S4_")
+SOUND_BITS = {"POPC": 192, "LDS.128": 16, "LOP3.LUT": 500, "IADD3": 200}
+
+
+def test_counts_of_bits_are_judged() -> None:
+    kernel = kernels.describe(BITS)
+    assert (str(kernel), kernel.blocks) == ("tile_kernel<kBits, Bits, False>", 3)
+
+    def found(**changes: int) -> list[str]:
+        code = tile_listing(BITS, 6, SOUND_BITS | changes)
+        return kernels.code_complaints("sm_80", kernel, code)
+
+    assert found() == []
+    assert "no loop of 192 POPC" in found(POPC=256)[0]
+    assert "leave their unit idle" in found(IADD3=1500)[0]
+
+
+DIRECT = "_ZN8siamcuda4cuda11scan_kernelI{}EEvNS0_10ScreenArgsEb"
+
+
+@pytest.mark.parametrize(
+    ("element", "name", "wide", "narrow"),
+    [
+        ("fLi1E", "scan_kernel<float, 1>", 8, 0),
+        ("fLi4E", "scan_kernel<float, 4>", 20, 0),
+        ("dLi1E", "scan_kernel<double, 1>", 8, 0),
+        ("NS_4math4HalfELi4E", "scan_kernel<Half, 4>", 16, 4),
+        ("NS_4math4BitsELi1E", "scan_kernel<Bits, 1>", 2, 0),
+    ],
+)
+def test_loads_of_direct_pairs_are_judged(element: str, name: str, wide: int, narrow: int) -> None:
+    symbol = DIRECT.format(element)
+    kernel = kernels.describe(symbol)
+    assert (str(kernel), kernel.blocks) == (name, 4)
+
+    def found(wide: int, narrow: int, besides: str = "") -> list[str]:
+        loads = ["LDG.E.128 R4, [R2.64]"] * wide + ["LDG.E.64 R4, [R2.64]"] * narrow
+        lines = ["dims:", *loads, besides, "FFMA R0, R4, R4, R0", "@P0 BRA `(dims)", "EXIT"]
+        code = listing("\n".join(lines), symbol)
+        return kernels.code_complaints("sm_80", kernel, code)
+
+    assert found(wide, narrow) == []
+    assert "no loop of loads" in found(wide - 1, narrow)[0]
+    assert "no loop of loads" in found(wide, narrow, "LDG.E R4, [R2.64]")[0]
+
+
 def test_tile_kernels_without_a_body() -> None:
     tensor, widened = (
         kernels.describe(MMA),
@@ -320,7 +366,7 @@ def _judge(arch: str, cubin: Path, aligned: bool) -> tuple[int, list[str]]:
     return len(chosen), found
 
 
-MULTIPLYING = ("tile_kernel", "product_kernel", "product_tensor_kernel")
+MULTIPLYING = ("tile_kernel", "product_kernel", "product_tensor_kernel", *kernels.DIRECT)
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES or ["none"])

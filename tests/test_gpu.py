@@ -229,6 +229,128 @@ def test_pairs_beyond_2_to_the_31_elements(case):
     torch.cuda.empty_cache()
 
 
+# --- search ---------------------------------------------------------------------------------------
+
+SEARCHED = [torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.uint8]
+
+
+def searched(count: int, columns: int, dtype: torch.dtype, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    if dtype == torch.uint8:
+        return torch.randint(256, (count, columns), generator=generator, dtype=dtype)
+    return torch.randn(count, columns, generator=generator).to(dtype)
+
+
+def empty_lists(queries: int, k: int, dtype: torch.dtype) -> list[torch.Tensor]:
+    exact = {torch.uint8: torch.int32, torch.float64: torch.float64}.get(dtype, torch.float32)
+    padding = 2**31 - 1 if dtype == torch.uint8 else float("inf")
+    distances = torch.full((queries, k), padding, dtype=exact)
+    return [distances, torch.full((queries, k), -1, dtype=torch.int64)]
+
+
+@pytest.mark.parametrize("dtype", SEARCHED, ids=str)
+@pytest.mark.parametrize(
+    ("count", "rows", "columns", "k"),
+    [(1000, 50000, 128, 10), (1, 300000, 64, 100), (4, 70000, 33, 5), (20, 40000, 16, 3000)],
+)
+def test_promise_5_search_gives_the_bits_of_the_cpu(count, rows, columns, k, dtype):
+    metric = "hamming" if dtype == torch.uint8 else "sqeuclidean"
+    q, r = searched(count, columns, dtype, 1), searched(rows, columns, dtype, 2)
+    r[rows // 2 : rows // 2 + 50] = r[:50]
+    lists = empty_lists(count, k, dtype)
+    wanted = torch.ops.siamcuda.gallery_knn(q, r, [], 0, metric, *lists)
+    here = [t.cuda() for t in (q, r, *lists)]
+    found = torch.ops.siamcuda.gallery_knn(here[0], here[1], [], 0, metric, *here[2:])
+    for f, w in zip(found, wanted, strict=True):
+        assert torch.equal(f.cpu(), w)
+    radius = float(wanted[0][:, -1].double().median())
+    ranges = [(q, r), here[:2]]
+    on_cpu, on_gpu = (
+        torch.ops.siamcuda.gallery_range(*pair, [], 0, metric, radius) for pair in ranges
+    )
+    for f, w in zip(on_gpu, on_cpu, strict=True):
+        assert torch.equal(f.cpu(), w)
+
+
+@pytest.mark.parametrize("metric", ["sqeuclidean", "euclidean", "cosine"])
+def test_a_gallery_on_a_gpu_is_the_gallery(metric):
+    q, r = searched(300, 50, torch.float32, 3), searched(20000, 50, torch.float32, 4)
+    r[7] = q[2] = 0
+    on_cpu, on_gpu = siamcuda.Gallery(r, metric=metric), siamcuda.Gallery(r.cuda(), metric=metric)
+    for found, wanted in (
+        (on_gpu.search(q.cuda(), 9), on_cpu.search(q, 9)),
+        (on_gpu.range_search(q.cuda(), 0.7), on_cpu.range_search(q, 0.7)),
+    ):
+        for f, w in zip(found, wanted, strict=True):
+            assert torch.equal(f.cpu(), w)
+
+
+@pytest.mark.parametrize(("count", "k"), [(300, 10), (1, 10), (3, 2000)])
+def test_a_search_waits_for_nothing_and_can_be_captured(count, k):
+    q, r = (searched(n, 64, torch.float32, n).cuda() for n in (count, 30000))
+    lists = [t.cuda() for t in empty_lists(count, k, torch.float32)]
+
+    def step() -> tuple[torch.Tensor, ...]:
+        return torch.ops.siamcuda.gallery_knn(q, r, [], 0, "sqeuclidean", *lists)
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        step()
+    torch.cuda.current_stream().wait_stream(stream)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    for _ in range(2):
+        q.copy_(torch.randn_like(q))
+        graph.replay()
+        for found, wanted in zip(captured, step(), strict=True):
+            assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.uint8], ids=str)
+@pytest.mark.parametrize(("count", "rows", "k"), [(20000, 200000, 10), (1, 2**22, 100)])
+def test_promise_8_a_search_takes_64_mib_and_what_it_returns(count, rows, k, dtype):
+    metric = "hamming" if dtype == torch.uint8 else "sqeuclidean"
+    q, r = searched(count, 32, dtype, 5).cuda(), searched(rows, 32, dtype, 6).cuda()
+    lists = [t.cuda() for t in empty_lists(count, k, dtype)]
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    found = torch.ops.siamcuda.gallery_knn(q, r, [], 0, metric, *lists)
+    torch.cuda.synchronize()
+    own = sum(t.nbytes for t in found) + (count * 32 * 4 if dtype == torch.float16 else 0)
+    extra = (torch.cuda.max_memory_allocated() - before - own) / 2**20
+    print(f"{dtype}, {count} x {rows}: {extra:.1f} MiB")
+    assert extra <= 64
+
+
+def test_search_beyond_2_to_the_31_elements():
+    rows, columns = 2**21 + 3, 1024
+    generator = torch.Generator("cuda").manual_seed(0)
+    r = torch.randn(rows, columns, device="cuda", dtype=torch.bfloat16, generator=generator)
+    at = torch.tensor([0, 2**20, 2**21 - 1, 2**21 + 2], device="cuda")
+    for q in (r[at].float(), r[at].float().repeat(3, 1)):
+        lists = [t.cuda() for t in empty_lists(len(q), 3, r.dtype)]
+        first = 2**40
+        found = torch.ops.siamcuda.gallery_knn(q, r, [], first, "sqeuclidean", *lists)
+        assert torch.equal(found[1][:, 0], at.repeat(len(q) // 4) + first)
+        assert found[0][:, 0].count_nonzero() == 0
+        counts, _, positions = torch.ops.siamcuda.gallery_range(
+            q, r, [], first, "sqeuclidean", 1e-3
+        )
+        assert counts.tolist() == [1] * len(q)
+        assert torch.equal(positions, at.repeat(len(q) // 4) + first)
+    del r
+    torch.cuda.empty_cache()
+
+
 # --- PyTorch on a GPU -----------------------------------------------------------------------------
 
 

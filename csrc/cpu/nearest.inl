@@ -14,16 +14,22 @@ SIAM_INLINE Vec<C> fused_multiply_add(Vec<C> a, Vec<C> b, Vec<C> c) {
 
 // Σ(q−g)² in the one order of DESIGN's promise 5: 16 sums, element k to sum k mod 16, each by a
 // fused multiply-add, then halving adds, 8, 4, 2, 1. `query` has zeros behind, the row has not.
-template <class C, class T>
-SIAM_INLINE C direct_distance(const C* query, const T* row, int64_t columns) {
+// kRows rows, `step` apart, side by side: their chains of additions don't wait for each other.
+template <int kRows, class C, class T>
+SIAM_INLINE void direct_distances(const C* query, const T* row, int64_t step, int64_t columns,
+                                  C* distances) {
   constexpr int kWidth = Vec<C>::kWidth, kVectors = 16 / kWidth;
-  Vec<C> sum[kVectors];
+  Vec<C> sum[kRows][kVectors];
   int64_t k = 0;
   for (; k + 16 <= columns; k += 16) {
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
-      const Vec<C> d = load(query + k + v * kWidth) - load(row + k + v * kWidth);
-      sum[v] = fused_multiply_add(d, d, sum[v]);
+      const Vec<C> own = load(query + k + v * kWidth);
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
+        const Vec<C> d = own - load(row + r * step + k + v * kWidth);
+        sum[r][v] = fused_multiply_add(d, d, sum[r][v]);
+      }
     }
   }
   if (k < columns) {
@@ -31,18 +37,31 @@ SIAM_INLINE C direct_distance(const C* query, const T* row, int64_t columns) {
     for (int v = 0; v < kVectors; ++v) {
       const int here = static_cast<int>(std::min<int64_t>(kWidth, columns - k - v * kWidth));
       if (here <= 0) break;
-      const T* const at = row + k + v * kWidth;
-      const Vec<C> right = here == kWidth ? load(at) : load_first(at, here);
-      const Vec<C> d = load(query + k + v * kWidth) - right;
-      sum[v] = fused_multiply_add(d, d, sum[v]);
+      const Vec<C> own = load(query + k + v * kWidth);
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
+        const T* const at = row + r * step + k + v * kWidth;
+        const Vec<C> d = own - (here == kWidth ? load(at) : load_first(at, here));
+        sum[r][v] = fused_multiply_add(d, d, sum[r][v]);
+      }
     }
   }
 #pragma GCC unroll 8
-  for (int half = kVectors / 2; half > 0; half /= 2) {
+  for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 8
-    for (int v = 0; v < half; ++v) sum[v] = sum[v] + sum[v + half];
+    for (int half = kVectors / 2; half > 0; half /= 2) {
+#pragma GCC unroll 8
+      for (int v = 0; v < half; ++v) sum[r][v] = sum[r][v] + sum[r][v + half];
+    }
+    distances[r] = add_lanes(sum[r][0]);
   }
-  return add_lanes(sum[0]);
+}
+
+template <class C, class T>
+SIAM_INLINE C direct_distance(const C* query, const T* row, int64_t columns) {
+  C distance;
+  direct_distances<1>(query, row, 0, columns, &distance);
+  return distance;
 }
 
 template <class T>
@@ -335,13 +354,36 @@ template <class C>
 void search_directly(const SearchTask<C>& task, int64_t begin, int64_t end) {
   // Rows that stay in the first-level cache while the queries pass over them.
   constexpr int64_t kBytes = 16 << 10;
+  constexpr int kSide = 2;                   // rows at a time
+  constexpr int64_t kAheadBytes = 12 << 10;  // twice the rate of hardware prefetching alone
+  const int64_t row_bytes =
+      task.rows.columns *
+      (sizeof(C) == 8 || task.rows.dtype == DType::kFloat32 ? int64_t{sizeof(C)} : 2);
   const int64_t block =
       std::max<int64_t>(1, kBytes / (task.padded * static_cast<int64_t>(sizeof(C)) + 1));
   with_row_type<C>(task.rows, [&](auto rows) {
     for (int64_t first = begin; first < end; first += block) {
       const int64_t here = std::min(end, first + block);
       for (int64_t q = 0; q < task.count; ++q) {
-        for (int64_t row = first; row < here; ++row) {
+        int64_t row = first;
+        for (; !task.cosine && row + kSide <= here; row += kSide) {
+          const auto* const at = rows + row * task.rows.step;
+          if (q == 0) {  // the other queries find the block in the cache
+            const char* const next = reinterpret_cast<const char*>(at) + kAheadBytes;
+            for (int64_t byte = 0; byte < kSide * row_bytes; byte += 64) {
+              __builtin_prefetch(next + byte);
+            }
+          }
+          C distance[kSide];
+          direct_distances<kSide>(task.queries + q * task.padded, at, task.rows.step,
+                                  task.rows.columns, distance);
+          for (int r = 0; r < kSide; ++r) {
+            if (accepts(task.bound[q], distance[r])) {
+              keep(task, q, distance[r], task.first + row + r);
+            }
+          }
+        }
+        for (; row < here; ++row) {
           const C distance = pair_distance(task, q, rows, row);
           if (accepts(task.bound[q], distance)) keep(task, q, distance, task.first + row);
         }

@@ -175,43 +175,38 @@ struct TakeHistogram {
 
   template <bool kGenuine>
   SIAM_INLINE void take(int64_t i, int64_t column, int n, const C* d, bool clean) {
-    constexpr int kCopies = kGenuine ? 1 : HistogramSink<C>::kCopies;
-    constexpr int64_t kStep = kTopKeys + 1;
-    uint32_t* const counts = kGenuine ? sink.genuine : sink.impostor;
     double* const sums = sink.sums + (i / kTileRows * 2 + (kGenuine ? 0 : 1)) * 2;
     keep_hardest<C, kGenuine>(sink.hard[kGenuine ? 0 : 1], sink.row_index, sink.column_index,
                               triangle, i, column, n, d);
-    if (!clean) {
-      for (int c = 0; c < n; ++c) {
-        if (std::isnan(d[c])) {
-          ++counts[kTopKeys];
-          continue;
-        }
-        ++counts[key_of(d[c]) >> kLowBits<C>];
-        sums[0] += d[c];
-        sums[1] += static_cast<double>(d[c]) * static_cast<double>(d[c]);
-      }
-      return;
-    }
+    clean ? count<kGenuine, true>(n, d, sums) : count<kGenuine, false>(n, d, sums);
+  }
+
+  template <bool kGenuine, bool kClean>
+  SIAM_INLINE void count(int n, const C* d, double* sums) {
+    constexpr int kCopies = kGenuine ? 1 : HistogramSink<C>::kCopies;
+    constexpr int64_t kStep = kTopKeys + 1;
+    uint32_t* const counts = kGenuine ? sink.genuine : sink.impostor;
+    const auto top = [&](int c) -> int64_t {
+      const int64_t key = key_of(d[c]) >> kLowBits<C>;
+      return kClean || !std::isnan(d[c]) ? key : kTopKeys;
+    };
     int c = 0;
     for (; c + kCopies <= n; c += kCopies) {
 #pragma GCC unroll 4
-      for (int k = 0; k < kCopies; ++k) ++counts[k * kStep + (key_of(d[c + k]) >> kLowBits<C>)];
+      for (int k = 0; k < kCopies; ++k) ++counts[k * kStep + top(c + k)];
     }
-    for (; c < n; ++c) ++counts[key_of(d[c]) >> kLowBits<C>];
+    for (; c < n; ++c) ++counts[top(c)];
     constexpr int kWidth = Vec<C>::kWidth;
     DoubleSum sum, squares;
+    const auto add = [&](Vec<C> x) {
+      // NaN adds nothing; a comparison sets every bit of a lane.
+      if (!kClean) x = (Native<C>)((Integers<C>)x.v & (Integers<C>)(x.v == x.v));
+      sum.add(x.v);
+      squares.add_product(x.v, x.v);
+    };
     int v = 0;
-    for (; v + kWidth <= n; v += kWidth) {
-      const Vec<C> x = load(d + v);
-      sum.add(x.v);
-      squares.add_product(x.v, x.v);
-    }
-    if (v < n) {
-      const Vec<C> x = load_first(d + v, n - v);
-      sum.add(x.v);
-      squares.add_product(x.v, x.v);
-    }
+    for (; v + kWidth <= n; v += kWidth) add(load(d + v));
+    if (v < n) add(load_first(d + v, n - v));
     sums[0] += sum.total();
     sums[1] += squares.total();
   }

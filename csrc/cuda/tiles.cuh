@@ -20,7 +20,8 @@
 //   blocks an SM    3                 2                2           2           2
 //   warps an SM     12                8                16          16          8
 //     (2 blocks everywhere on sm_75, for its 64 KiB of shared memory)
-//     (kAbsolute, for sums of |x - y|: FADD for FFMA, the numbers of fma32 with D > 128 or fma64)
+//     (kAbsolute, for sums of |x - y|: FADD for FFMA, the numbers of fma32 with D > 128 or fma64;
+//     kBits, for packed bits: 192 POPC for 64 x 128 bits, the numbers of fma32 with D <= 128)
 //   main loop       fma32, fma64: 256 FFMA (128 DFMA) and 16 loads of 16 bytes in 281 (152)
 //                   instructions; mma16: 16 HMMA, 32 FADD and 8 LDSM a stage; tf32x3: 24 HMMA, 64
 //                   FADD, 4 LDSM and the splitting of 16 operands, 4 instructions each
@@ -351,6 +352,47 @@ struct FmaEngine {
   }
 };
 
+// Bits that differ, 128 of a pair at a time. A multiprocessor counts bits at a quarter of the rate
+// of its other integer operations: of each four words three are added bit by bit first, to a word
+// of sums and one of carries, and three counts do for four.
+struct BitsEngine {
+  using C = int32_t;
+  using Layout = FmaLayout;
+  using Words = Pack<uint32_t, 4>;
+
+  C sums[8][8];
+
+  SIAM_DEVICE void begin() {
+    SIAM_UNROLL
+    for (int i = 0; i < 8; ++i) {
+      SIAM_UNROLL
+      for (int j = 0; j < 8; ++j) sums[i][j] = 0;
+    }
+  }
+  SIAM_DEVICE void step(int, int thread, const Shared<unsigned char>& stage) {
+    SIAM_NO_UNROLL  // as in FmaEngine
+        for (int chunk = 0; chunk < kStageChunks; ++chunk) {
+      const int y_offset = stage_offset(kTileRows + Layout::column(thread, 0), chunk);
+      const int x_offset = stage_offset(Layout::row(thread, 0), chunk);
+      Words y[8];
+      SIAM_UNROLL
+      for (int j = 0; j < 8; ++j) y[j] = load_shared<Words>(stage, later_row(y_offset, 16 * j));
+      SIAM_UNROLL
+      for (int i = 0; i < 8; ++i) {
+        const auto x = load_shared<Words>(stage, later_row(x_offset, 8 * i));
+        SIAM_UNROLL
+        for (int j = 0; j < 8; ++j) {
+          const uint32_t a = x.element[0] ^ y[j].element[0], b = x.element[1] ^ y[j].element[1];
+          const uint32_t c = x.element[2] ^ y[j].element[2], d = x.element[3] ^ y[j].element[3];
+          const uint32_t carries = (a & b) | (a & c) | (b & c);
+          sums[i][j] += __popc(a ^ b ^ c) + __popc(d) + 2 * __popc(carries);
+        }
+      }
+    }
+  }
+  SIAM_DEVICE void end() {}
+};
+
 // Tensor cores. 2 x 4 warps, each 32 x 32 pairs: 2 x 4 instructions of 16 x 8. Half as many sums a
 // thread as FMA has leave registers for twice as many warps, which wait for each other's latencies.
 struct MmaLayout {
@@ -520,13 +562,17 @@ template <class T, bool kLong>
 struct EngineOf<TileEngine::kAbsolute, T, kLong> {
   using type = FmaEngine<T, sizeof(T) != 8, true>;
 };
+template <class T, bool kLong>
+struct EngineOf<TileEngine::kBits, T, kLong> {
+  using type = BitsEngine;
+};
 
 // Whether this pass of the compiler needs the kernel. What is left out is what math::tile_engine
 // does not choose for the capability that tile_capability then reports.
 template <TileEngine kEngine, class T>
 constexpr bool kEngineCompiled = kEngine == TileEngine::kMma16 || kEngine == TileEngine::kTf32x3
                                      ? kTensorCores
-                                     : sizeof(T) > 2 || kWidenedTiles;
+                                     : sizeof(T) != 2 || kWidenedTiles;
 
 // --- pairs that are computed directly
 // --------------------------------------------------------------
@@ -662,7 +708,14 @@ SIAM_DEVICE void finish_pairs(const TileArgs& args, const TilePlace& place,
 
 // Blocks an SM must hold, which bounds the registers: see the table above.
 template <TileEngine kEngine, class T, bool kLong>
-constexpr int kTileMinBlocks = kEngine == TileEngine::kFma32 && !kLong && sizeof(T) == 4 ? 3 : 2;
+constexpr int kTileMinBlocks =
+    (kEngine == TileEngine::kFma32 && !kLong && sizeof(T) == 4) || kEngine == TileEngine::kBits ? 3
+                                                                                                : 2;
+// A sink with a member kProducts gets the sums of products x.y, and no pair is rescued.
+template <class Sink, class = void>
+constexpr bool kTakesProducts = false;
+template <class Sink>
+constexpr bool kTakesProducts<Sink, std::void_t<decltype(Sink::kProducts)>> = Sink::kProducts;
 template <TileEngine kEngine>
 constexpr int kEngineThreads =
     kEngine == TileEngine::kMma16 || kEngine == TileEngine::kTf32x3 ? MmaLayout::kThreads
@@ -710,7 +763,8 @@ void tile_kernel(const TileArgs args, const DirectRule<typename math::Storage<T>
       }
       engine.end();
       const TilePlace place = place_at(args, memo.number(1), memo.number(2), memo.number(3));
-      if constexpr (kEngine != TileEngine::kAbsolute) {
+      if constexpr (kEngine != TileEngine::kAbsolute && kEngine != TileEngine::kBits &&
+                    !kTakesProducts<Sink>) {
         finish_pairs<Engine, T>(args, place, rule, engine.sums);
       }
       sink.template take<typename Engine::Layout>(place, engine.sums);

@@ -34,6 +34,11 @@ struct BFloat16 {
   uint16_t bits;
 };
 
+// Eight bits of a packed binary code.
+struct Bits {
+  uint8_t bits;
+};
+
 template <class To, class From>
 SIAM_HOST_DEVICE To bit_cast(From from) {
   static_assert(sizeof(To) == sizeof(From), "bit_cast needs equal sizes");
@@ -90,6 +95,11 @@ struct Storage<Half> {
 template <>
 struct Storage<BFloat16> {
   using Compute = float;
+};
+
+template <>
+struct Storage<Bits> {
+  using Compute = int32_t;  // a count of bits
 };
 
 SIAM_HOST_DEVICE float widen(float x) { return x; }

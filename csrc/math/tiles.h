@@ -63,8 +63,9 @@ SIAM_HOST_DEVICE double tile_rescue_threshold(int64_t columns, double roundoff) 
 // Both sides of every operation commute, products as well as sums: d²(x, y) and d²(y, x) have the
 // same bits. kTf32x3 adds its two cross terms by themselves for that reason.
 
-// kAbsolute sums |x - y| and is never chosen here: who wants that sum asks for it.
-enum class TileEngine : int32_t { kFma32, kFma64, kMma16, kTf32x3, kAbsolute };
+// kAbsolute sums |x - y| and kBits counts bits that differ; neither is ever chosen here: who wants
+// those sums asks for them.
+enum class TileEngine : int32_t { kFma32, kFma64, kMma16, kTf32x3, kAbsolute, kBits };
 
 constexpr int kDirectLanes = 16;  // accumulators of the direct sum
 constexpr int kMinTf32Dim = 32;   // below, splitting costs more than the products save
@@ -99,7 +100,8 @@ inline double tile_error_bound(TileEngine engine, int64_t dim) {
     case TileEngine::kMma16: return (96 + pieces(32) + 4) * kFloat;
     case TileEngine::kTf32x3: return (8 + 24 + 1 + pieces(8) + 4) * kFloat;
     case TileEngine::kFma64: return (d + 4) * kDouble;
-    case TileEngine::kAbsolute: break;
+    case TileEngine::kAbsolute:
+    case TileEngine::kBits: break;
   }
   return 1;
 }

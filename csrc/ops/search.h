@@ -9,8 +9,14 @@
 #include <ATen/ATen.h>
 #include <torch/library.h>
 
+#include <algorithm>
+#include <cmath>
+#include <limits>
 #include <tuple>
+#include <type_traits>
 #include <vector>
+
+#include "math/numerics.h"
 
 namespace siamcuda::ops {
 
@@ -44,6 +50,35 @@ struct SearchBackend {
   // Bits that differ, [...] int32 from two [..., bytes] of one shape. Null: by torch's operators.
   at::Tensor (*hamming)(const at::Tensor& x1, const at::Tensor& x2);
 };
+// The largest distance (squared, or a count) that is below a radius in the metric's own unit, -1 if
+// none is. What lies within is a question of that number alone, since the units keep the order.
+template <class C>
+C largest_within(Metric metric, double radius) {
+  if constexpr (std::is_integral_v<C>) {
+    constexpr double kMost = std::numeric_limits<C>::max() - 1;
+    return radius > 0 ? static_cast<C>(std::min(std::ceil(radius) - 1, kMost)) : C(-1);
+  } else {
+    const auto within = [&](C squared) {
+      const C unit = metric == Metric::kEuclidean ? std::sqrt(squared)
+                     : metric == Metric::kCosine  ? C(0.5) * squared
+                                                  : squared;
+      return static_cast<double>(unit) < radius;
+    };
+    using Bits = std::conditional_t<sizeof(C) == 8, uint64_t, uint32_t>;
+    if (!within(C(0))) return C(-1);
+    Bits low = 0, high = math::bit_cast<Bits>(std::numeric_limits<C>::infinity());
+    while (low < high) {  // numbers that are not negative are ordered as their bits
+      const Bits middle = low + (high - low + 1) / 2;
+      if (within(math::bit_cast<C>(middle))) {
+        low = middle;
+      } else {
+        high = middle - 1;
+      }
+    }
+    return math::bit_cast<C>(low);
+  }
+}
+
 const SearchBackend& cpu_search_backend();
 const SearchBackend& cuda_search_backend();
 

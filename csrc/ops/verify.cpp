@@ -10,7 +10,7 @@
 #include "ops/loss_op.h"
 #include "ops/tensors.h"
 
-namespace siamcuda::ops {
+namespace siamcuda::ops::verify {
 
 cpu::Metric parse_metric(const char* name, std::string_view metric) {
   if (metric == "sqeuclidean") return cpu::Metric::kSquared;
@@ -91,21 +91,6 @@ Tensor bootstrap_meta(const Tensor& rows, const Tensor& columns, const Tensor& g
   return at::empty({2, size, cpu::BootstrapSink::kReplicates}, genuine.options());
 }
 
-}  // namespace
-
-void check_unit_rows(const Tensor& x) {
-  TORCH_CHECK_TYPE(x.scalar_type() == at::kFloat || x.scalar_type() == at::kDouble,
-                   "unit_rows: x must be float32 or float64, got ", describe(x));
-  TORCH_CHECK_VALUE(x.dim() == 2, "unit_rows: x must have shape (rows, D), got ", describe(x));
-}
-
-namespace {
-
-Tensor unit_meta(const Tensor& x) {
-  check_unit_rows(x);
-  return at::empty_symint(x.sym_sizes(), x.options());
-}
-
 SIAM_TORCH_LIBRARY_FRAGMENT(SIAM_LIBRARY, m) {
   const std::vector<at::Tag> tags = {at::Tag::pt2_compliant_tag};
   // counts [2, 65537] (genuine, impostor; NaN last), Σd and Σd² [2, 2], hardest pairs [2, hardest]
@@ -137,7 +122,6 @@ SIAM_TORCH_LIBRARY_FRAGMENT(SIAM_LIBRARY, m) {
       "Tensor row_identity, Tensor column_identity, Tensor drawn, str metric, int diagonal, "
       "bool triangle, int size) -> Tensor",
       tags);
-  m.def("unit_rows(Tensor x) -> Tensor", tags);
 }
 
 SIAM_TORCH_LIBRARY_IMPL(SIAM_LIBRARY, Meta, m) {
@@ -146,15 +130,14 @@ SIAM_TORCH_LIBRARY_IMPL(SIAM_LIBRARY, Meta, m) {
   m.impl("verification_select", select_meta);
   m.impl("verification_ranks", ranks_meta);
   m.impl("verification_bootstrap", bootstrap_meta);
-  m.impl("unit_rows", unit_meta);
 }
 
 SIAM_TORCH_LIBRARY_IMPL(SIAM_LIBRARY, Autograd, m) {
   for (const char* name : {"verification_histogram", "verification_refine", "verification_select",
-                           "verification_ranks", "verification_bootstrap", "unit_rows"}) {
+                           "verification_ranks", "verification_bootstrap"}) {
     m.impl(name, torch::autograd::autogradNotImplementedFallback());
   }
 }
 
 }  // namespace
-}  // namespace siamcuda::ops
+}  // namespace siamcuda::ops::verify

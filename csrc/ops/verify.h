@@ -13,7 +13,7 @@
 
 #include "cpu/verify.h"
 
-namespace siamcuda::ops {
+namespace siamcuda::ops::verify {
 
 struct SweepOperands {
   const char* name;           // of the operator, for messages
@@ -28,7 +28,6 @@ void check_sweep(const SweepOperands& operands);
 // `what` must be an int64 tensor of this shape, -1 for any size.
 void check_indices(const char* name, const char* what, const at::Tensor& t,
                    std::initializer_list<c10::SymInt> shape);
-void check_unit_rows(const at::Tensor& x);
 cpu::Metric parse_metric(const char* name, std::string_view metric);
 
-}  // namespace siamcuda::ops
+}  // namespace siamcuda::ops::verify

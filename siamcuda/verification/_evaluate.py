@@ -216,15 +216,17 @@ def _apply(metric: str, squared: Floats, zero: Array) -> Floats:
     return squared
 
 
-def _zero(rows: Tensor) -> Array:
-    """Which rows hold zeros alone: (N,)."""
-    return np.asarray(~rows.numpy().any(axis=1))
+def _zero(rows: Tensor, metric: str) -> Array:
+    """Which rows have no direction, where the metric asks for one: (N,)."""
+    if metric != "cosine":
+        return np.zeros(len(rows), bool)
+    return np.asarray(~np.square(rows.numpy(), dtype=np.float64).any(axis=1))
 
 
 def _stored(sweep: Sweep) -> tuple[Floats, Floats]:
     """The distances of all genuine and of all impostor pairs."""
     own, facing = sweep.queries, sweep.gallery
-    zero = _zero(own.rows), _zero(facing.rows)
+    zero = _zero(own.rows, sweep.metric), _zero(facing.rows, sweep.metric)
     low, high = sweep.ranges()
     kinds: tuple[list[Floats], list[Floats]] = ([], [])
     column = np.arange(len(facing.identity))
@@ -245,9 +247,9 @@ def _stored(sweep: Sweep) -> tuple[Floats, Floats]:
 def _from_list(
     rows: Tensor, others: Tensor, pairs: Array, same: Array, metric: str, hardest: int
 ) -> VerificationReport:
-    unit: Any = torch.ops.siamcuda.unit_rows
+    unit: Any = torch.ops.siamcuda.gallery_normalize
     own, facing = (unit(rows), unit(others)) if metric == "cosine" else (rows, others)
-    zero = _zero(own)[pairs[:, 0]] | _zero(facing)[pairs[:, 1]]
+    zero = _zero(own, metric)[pairs[:, 0]] | _zero(facing, metric)[pairs[:, 1]]
     step = max(1, STORED_PAIRS // max(rows.shape[1], 1))
     squared = [
         squared_l2(own[part[:, 0]], facing[part[:, 1]]).numpy()

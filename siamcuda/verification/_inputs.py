@@ -33,6 +33,8 @@ def as_rows(name: str, value: Tensor | Array) -> Tensor:
         raise TypeError(
             f"{name} must hold float16, bfloat16, float32 or float64, got {value.dtype}"
         )
+    if value.layout != torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, got layout {value.layout}")
     if value.dim() != 2:
         raise ValueError(f"{name} must have shape (N, D), got {tuple(value.shape)}")
     if value.device.type != "cpu":

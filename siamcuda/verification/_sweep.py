@@ -42,7 +42,7 @@ class Side:
         taken = rows[torch.from_numpy(order)]
         if unit:  # in place, since a second copy may be large
             for part in taken.split(65536):
-                part.copy_(_OPS.unit_rows(part))
+                part.copy_(_OPS.gallery_normalize(part))
         return cls(taken, identity[order], order)
 
 

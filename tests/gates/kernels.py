@@ -52,6 +52,7 @@ class Kernel:
     gradient: bool = False
     engine: str = ""
     long: bool = False
+    queries: int = 1
 
     @property
     def inputs(self) -> int:
@@ -66,14 +67,16 @@ class Kernel:
     def blocks(self) -> int:
         """Blocks an SM that __launch_bounds__ asks for."""
         if self.family in (
-            "row_norms_kernel", "mask_kernel", "scale_kernel", "near_kernel", "values_kernel"
+            "row_norms_kernel", "mask_kernel", "scale_kernel", "near_kernel", "values_kernel",
+            "round_kernel", "bounds_kernel", "sort_kernel", "merge_kernel", "unit_kernel",
+            "root_kernel", "hamming_kernel",
         ):  # fmt: skip
             return 8
         if self.family == "gradient_kernel":
             return 6 if self.storage == "double" else 8
         if self.family == "anchor_kernel":
             return 8 - 2 * (self.storage == "double") - 2 * (self.engine == "kSoft")
-        if self.family in ("picks_kernel", "symmetric_kernel"):
+        if self.family in ("picks_kernel", "symmetric_kernel", *DIRECT):
             return 4
         if self.family == "product_kernel":
             return 2
@@ -82,6 +85,8 @@ class Kernel:
         if self.tensor_cores:
             return 4  # 2 of 256 threads
         if self.family == "tile_kernel":
+            if self.engine == "kBits":
+                return 3
             return 3 if self.engine == "kFma32" and self.storage == "float" and not self.long else 2
         if self.family != "rows_kernel":
             return 1
@@ -98,6 +103,8 @@ class Kernel:
             return f"{self.family}<{self.engine}, {self.storage}, {self.long}>"
         if self.family == "anchor_kernel":
             return f"{self.family}<{self.engine}, {self.storage}>"
+        if self.family in DIRECT:
+            return f"{self.family}<{self.storage}, {self.queries}>"
         if not self.family.startswith("rows_"):
             return self.family
         flags = "" if self.family != "rows_kernel" else f", {self.aligned}, {self.gradient}"
@@ -109,7 +116,7 @@ _FAMILY = re.compile(r"^_ZN8siamcuda4cuda\d+(\w+?_kernel)I")
 _FLAGS = re.compile(r"Lb([01])ELb([01])EEEv")
 _STORAGE = re.compile(r"(4HalfE|8BFloat16E|E+f|E+d|sf|sd)(?:Lb[01]ELb[01]E)?EEv")
 #: TileEngine of math/tiles.h, in its order.
-ENGINES = ("kFma32", "kFma64", "kMma16", "kTf32x3", "kAbsolute")
+ENGINES = ("kFma32", "kFma64", "kMma16", "kTf32x3", "kAbsolute", "kBits")
 _TILE = re.compile(r"tile_kernelILNS_4math10TileEngineE(\d)E(NS\d?_\d+\w+?E|f|d)Lb([01])E")
 _PRODUCT = re.compile(
     r"(?:product|product_tensor|gradient|picks)_kernelI(NS_4math\d+\w+?E|f|d)(?:Lb([01])E)?E"
@@ -117,7 +124,12 @@ _PRODUCT = re.compile(
 #: AnchorKind of cuda/triplets.cuh, in its order.
 ANCHORS = ("kPick", "kHinge", "kSoft", "kSemihard")
 _ANCHOR = re.compile(r"anchor_kernelI(f|d)LNS\d?_\d+AnchorKindE(\d)E")
-_STORAGES = {"4HalfE": "Half", "8BFloat16E": "BFloat16", "f": "float", "d": "double"}
+#: Kernels of a search that compute pairs directly, and how many queries a row meets at once.
+DIRECT = ("scan_kernel", "select_kernel", "within_kernel")
+_DIRECT = re.compile(r"(?:scan|select|within)_kernelI(NS_4math\d+\w+?E|f|d)(?:Li(\d)E)?E")
+_STORAGES = {
+    "4HalfE": "Half", "8BFloat16E": "BFloat16", "4BitsE": "Bits", "f": "float", "d": "double"
+}  # fmt: skip
 
 
 def _identifiers(symbol: str) -> list[str]:
@@ -147,6 +159,9 @@ def describe(symbol: str) -> Kernel:
     if product := _PRODUCT.search(symbol):
         storage = next(name for end, name in _STORAGES.items() if product[1].endswith(end))
         return Kernel(symbol, family, storage=storage, engine="signs" * int(product[2] or 0))
+    if direct := _DIRECT.search(symbol):
+        storage = next(name for end, name in _STORAGES.items() if direct[1].endswith(end))
+        return Kernel(symbol, family, storage=storage, queries=int(direct[2] or 1))
     if anchor := _ANCHOR.search(symbol):
         engine = ANCHORS[int(anchor[2])]
         return Kernel(symbol, family, storage=_STORAGES[anchor[1]], engine=engine)
@@ -188,6 +203,16 @@ FAMILIES = (
     "total_kernel",
     "capability_kernel",
     "scale_kernel",
+    "round_kernel",
+    "bounds_kernel",
+    "scan_kernel",
+    "select_kernel",
+    "within_kernel",
+    "sort_kernel",
+    "merge_kernel",
+    "unit_kernel",
+    "root_kernel",
+    "hamming_kernel",
 )
 #: Kernels that may have a stack frame, by (family, element, storage), and why. None needs one.
 STACK_EXEMPTIONS: dict[tuple[str, str, str], str] = {}
@@ -275,6 +300,8 @@ def code_complaints(arch: str, kernel: Kernel, code: Sequence[Instruction]) -> l
         found += _aligned(kernel, code) if kernel.aligned else _unaligned(code)
     if kernel.family in ("tile_kernel", "product_tensor_kernel"):
         found += _tile(arch, kernel, code)
+    if kernel.family in DIRECT:
+        found += _direct(kernel, code)
     if kernel.family == "product_kernel":
         found += (_signs if kernel.engine == "signs" else _product)(kernel, code)
     return [f"{arch} {kernel}: {text}" for text in found]
@@ -339,12 +366,13 @@ def _aligned(kernel: Kernel, code: Sequence[Instruction]) -> list[str]:
 
 #: Products of the main loop, by engine: the instruction, and how many of them. The loop of kFma32
 #: and kFma64 takes one fragment of 16 bytes (8 in 16 bits); that of kTf32x3 8 dimensions; that of
-#: kMma16 a stage.
+#: kMma16 a stage; that of kBits 128 bits, three counts for four words.
 PRODUCTS = {
     "kFma32": ("FFMA", 256),
     "kFma64": ("DFMA", 128),
     "kMma16": ("HMMA", 16),
     "kTf32x3": ("HMMA", 24),
+    "kBits": ("POPC", 192),
 }
 #: Of sums of |x - y|: a difference and an addition for each product.
 ABSOLUTE = {"float": ("FADD", 512), "double": ("DADD", 256)}
@@ -356,6 +384,7 @@ MIN_SIGNS_SHARE = {"float": 0.85, "double": 0.4}  # in double an addition is cho
 MIN_WEIGHTED = {"float": 0.85, "double": 0.78}
 MIN_SHARE = {"float": 0.85, "double": 0.8, "Half": 0.7, "BFloat16": 0.6}  # 16 bits are widened
 MMA_BUSY = {"kMma16": 0.75}  # at least, of the time that issue takes; others always
+POPC_CYCLES = 8  # of a warp, at 16 lanes a cycle and multiprocessor
 MMA_CYCLES = 8  # of sm_80's tensor cores, for m16n8k16 and for m16n8k8 in TF32
 #: Eight terms of a product with weights on tensor cores.
 TENSOR_WEIGHTED = {"float": ("HMMA", 24), "Half": ("HMMA", 16), "BFloat16": ("HMMA", 16)}
@@ -444,7 +473,10 @@ def _tile(arch: str, kernel: Kernel, code: Sequence[Instruction]) -> list[str]:
             found.append(f"{sass.count(loop.own, 'LDSM')} LDSM, not {fragments}")
         return found
     share = wanted / len(issued)
-    if share < MIN_SHARE[kernel.storage]:
+    if kernel.engine == "kBits":
+        if wanted * POPC_CYCLES < len(issued):
+            found.append(f"{len(issued)} instructions for {wanted} {name} leave their unit idle")
+    elif share < MIN_SHARE[kernel.storage]:
         found.append(
             f"{name} is {share:.0%} of the main loop, below {MIN_SHARE[kernel.storage]:.0%}"
         )
@@ -452,3 +484,31 @@ def _tile(arch: str, kernel: Kernel, code: Sequence[Instruction]) -> list[str]:
     if sass.count(loop.own, "LDS", width=width) != 16 or sass.narrower(loop.own, "LDS", width):
         found.append(f"not 16 shared loads of {width} bytes in the main loop")
     return found
+
+
+# --- pairs computed directly ----------------------------------------------------------------------
+
+#: Steps of 16 dimensions whose loads are under way together, and the loads of 4 elements of a row:
+#: how many and of how many bytes. Bits come 16 bytes at a time, without steps. Queries of 16-bit
+#: rows are float.
+STEPS = {"float": 4, "Half": 4, "BFloat16": 4, "double": 2, "Bits": 1}
+ROW_LOADS = {
+    "float": (1, 16),
+    "Half": (1, 8),
+    "BFloat16": (1, 8),
+    "double": (2, 16),
+    "Bits": (1, 16),
+}
+
+
+def _direct(kernel: Kernel, code: Sequence[Instruction]) -> list[str]:
+    """A loop that loads a row and its queries in the widest accesses, and nothing else."""
+    each, width = ROW_LOADS[kernel.storage]
+    per_query = 2 if kernel.storage == "double" else 1
+    wanted = {width: STEPS[kernel.storage] * each}
+    wanted[ACCESS] = wanted.get(ACCESS, 0) + STEPS[kernel.storage] * per_query * kernel.queries
+    for loop in sass.loops(code):
+        found = {w: sass.count(loop.own, "LDG", width=w) for w in wanted}
+        if found == wanted and sass.count(loop.own, "LDG") == sum(wanted.values()):
+            return []
+    return [f"no loop of loads of {wanted} bytes alone"]

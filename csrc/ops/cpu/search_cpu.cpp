@@ -252,12 +252,28 @@ std::tuple<Tensor, Tensor, Tensor> gather_within(Lists<D>& lists, const Tensor& 
 // --- distances of vectors
 // --------------------------------------------------------------------------
 
+// Whether to screen by codes; raises if what is there are no codes of these rows.
 bool has_codes(const SearchPart& part) {
-  return !part.screen.empty() && cpu::multiplies_int8(checked_level());
+  if (part.screen.empty()) return false;
+  const int64_t columns = part.rows.size(1);
+  const int64_t panels = round_up(part.rows.size(0), cpu::kCodeColumns) / cpu::kCodeColumns;
+  const std::vector<int64_t> sizes[] = {{panels, (columns + 3) / 4, cpu::kCodeColumns, 4},
+                                        {panels, 2, cpu::kCodeColumns},
+                                        {panels, cpu::kCodeBounds},
+                                        {columns}};
+  bool fits = part.screen.size() == 4;
+  for (size_t at = 0; fits && at < 4; ++at) {
+    const Tensor& t = part.screen[at];
+    fits = t.sizes() == at::IntArrayRef(sizes[at]) && t.is_contiguous() && t.is_cpu() &&
+           t.scalar_type() == (at == 0 ? at::kByte : at::kFloat);
+  }
+  TORCH_CHECK_VALUE(fits, "gallery: screen must be what gallery_screen made of the rows, and the ",
+                    "center it was given");
+  return cpu::multiplies_int8(checked_level());
 }
 
 // Pairs below which packing rows for tiles costs more than it saves.
-constexpr int64_t kFewQueries = 8, kFewRows = 64;
+constexpr int64_t kFewQueries = 14, kFewRows = 64;
 
 template <class C>
 class VectorSearch {
@@ -295,7 +311,7 @@ class VectorSearch {
   }
 
   std::tuple<Tensor, Tensor, Tensor> range(double radius) {
-    begin_lists<C>(lists_, nullptr, nullptr, 0, largest_within(radius));
+    begin_lists<C>(lists_, nullptr, nullptr, 0, largest_within<C>(part_.metric, radius));
     run();
     return gather_within(lists_, part_.rows, sizeof(C) == 8 ? at::kDouble : at::kFloat);
   }
@@ -304,30 +320,6 @@ class VectorSearch {
   int64_t query_bytes() const {
     const int64_t candidates = direct_ ? 0 : capacity_of(k_) * kCandidateBytes;
     return k_ * static_cast<int64_t>(sizeof(cpu::Found<C>)) + candidates + 64;
-  }
-
-  // The largest squared distance that is within, -1 if none is: what lies within depends on it
-  // alone, and on nothing but its order.
-  C largest_within(double radius) const {
-    const auto within = [&](C d2) {
-      switch (part_.metric) {
-        case Metric::kEuclidean: return static_cast<double>(std::sqrt(d2)) < radius;
-        case Metric::kCosine: return static_cast<double>(C(0.5) * d2) < radius;
-        default: return static_cast<double>(d2) < radius;
-      }
-    };
-    using Bits = std::conditional_t<sizeof(C) == 4, uint32_t, uint64_t>;
-    if (!within(C(0))) return C(-1);
-    Bits low = 0, high = math::bit_cast<Bits>(std::numeric_limits<C>::infinity());
-    while (low < high) {  // numbers that are not negative are ordered as their bits
-      const Bits middle = low + (high - low + 1) / 2;
-      if (within(math::bit_cast<C>(middle))) {
-        low = middle;
-      } else {
-        high = middle - 1;
-      }
-    }
-    return math::bit_cast<C>(low);
   }
 
   // A task's rows begin at whole panels of codes.
@@ -530,10 +522,7 @@ void knn(const SearchPart& part, Tensor& distances, Tensor& positions) {
 std::tuple<Tensor, Tensor, Tensor> range(const SearchPart& part, double radius) {
   if (part.metric == Metric::kHamming) {
     Lists<int32_t> lists(divide_bits(part, 0), part.queries.size(0), 0);
-    const double most = std::ceil(radius) - 1;  // counts are integers
-    constexpr double kLimit = std::numeric_limits<int32_t>::max();
-    begin_lists<int32_t>(lists, nullptr, nullptr, 0,
-                         static_cast<int32_t>(std::clamp(most, -1.0, kLimit)));
+    begin_lists<int32_t>(lists, nullptr, nullptr, 0, largest_within<int32_t>(part.metric, radius));
     run_bits(part, lists);
     return gather_within(lists, part.rows, at::kInt);
   }

@@ -2,6 +2,7 @@
 #include "ops/batch_op.h"
 #include "ops/cdist.h"
 #include "ops/loss_op.h"
+#include "ops/search.h"
 
 #if defined(SIAM_EMULATED)
 #define SIAM_CUDA_KEY CPU
@@ -18,6 +19,7 @@ SIAM_TORCH_LIBRARY_IMPL(SIAM_LIBRARY, SIAM_CUDA_KEY, m) {
   SIAM_FOR_EACH_LOSS(SIAM_CUDA)
   SIAM_FOR_EACH_BATCH_LOSS
   implement_cdist(m, cuda_cdist_backend);
+  implement_search(m, cuda_search_backend);
 }
 
 }  // namespace

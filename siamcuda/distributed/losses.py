@@ -23,9 +23,9 @@ reduced loss talks in forward alone: all ranks should give its ``backward()`` th
 gradient, and none waits in it. ``reduction="none"`` returns this rank's anchors and talks in
 ``backward()``, which every rank must then call; the upstream gradients may differ.
 
-**What moves.** The embeddings and labels of all ranks (padded to the longest), and for triplets the
-all-reduced gradient of the joined batch; pairs are symmetric and need none. Memory is that of the
-joined batch and its gradient. Used are all_gather and all_reduce alone, on any dtype as bytes.
+**What moves.** The embeddings and labels of all ranks, and for triplets the all-reduced gradient of
+the joined batch; pairs are symmetric and need none. Memory is that of the joined batch and its
+gradient. Used are all_gather, broadcast (where sizes differ) and all_reduce, on any dtype as bytes.
 Tested with gloo on the CPU; not run with nccl.
 
 There is no second derivative (``create_graph=True`` is an error), and torch.compile does not trace
@@ -34,9 +34,7 @@ these functions: call them outside what it compiles.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -45,6 +43,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from siamcuda import _ops, batch
+from siamcuda.distributed._peers import Header, Peers, Rule
 from siamcuda.functional import LossStats
 
 __all__ = ["batch_chopra_loss", "batch_contrastive_loss", "batch_triplet_loss"]
@@ -196,37 +195,6 @@ def batch_triplet_loss(
     )
 
 
-# --- what the ranks tell each other first -------------------------------------------------------
-
-#: Bytes of a rank's header, JSON behind which spaces follow, and the characters of an error in it.
-_HEADER_BYTES = 4096
-_ERROR_CHARACTERS = 500
-
-_ERRORS: dict[str, type[Exception]] = {"ValueError": ValueError, "TypeError": TypeError}
-
-
-@dataclasses.dataclass(frozen=True)
-class _Header:
-    """What a rank is about to do, or why it can't."""
-
-    error: str = ""
-    kind: str = ""
-    call: str = ""
-    rows: int = 0
-    columns: int = 0
-    dtype: str = ""
-    device: str = ""
-    requires_grad: bool = False
-
-    def encode(self) -> bytes:
-        text = json.dumps(dataclasses.asdict(self))
-        return text.encode().ljust(_HEADER_BYTES)
-
-    @classmethod
-    def decode(cls, data: bytes) -> _Header:
-        return cls(**json.loads(data))
-
-
 @dataclasses.dataclass
 class _Joined:
     """The joined batch, and which rows of it are this rank's."""
@@ -266,21 +234,10 @@ class _Call:
     ) -> None:
         self.name, self.options, self.reduction, self.ddp = name, options, reduction, ddp
         self.pairs = name != "batch_triplet_loss"
-        if not (dist.is_available() and dist.is_initialized()):
-            raise RuntimeError(
-                f"{name}: no process group; call torch.distributed.init_process_group, "
-                f"or use siamcuda.{name}"
-            )
-        self.group = group
-        self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
-        if self.rank < 0:
-            raise RuntimeError(f"{name}: this process is not in the group")
-        #: Where small tensors live that the group can send.
-        on_gpu = dist.get_backend(group) == "nccl"
-        self.device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else "cpu"
+        self.peers = Peers(name, name, group)
 
     def __call__(self, embeddings: Tensor, labels: Tensor, return_stats: bool) -> Any:
-        if self.size == 1:
+        if self.peers.size == 1:
             return getattr(batch, self.name)(
                 embeddings,
                 labels,
@@ -289,11 +246,11 @@ class _Call:
                 return_stats=return_stats,
             )
         headers = self.agree(embeddings, labels)
-        wanted = any(header.requires_grad for header in headers)
-        own_wanted = headers[self.rank].requires_grad
+        wanted = any(header["requires_grad"] for header in headers)
+        own_wanted = headers[self.peers.rank]["requires_grad"]
         gradient = None
         with torch.no_grad():
-            joined = self.join(embeddings, labels, [header.rows for header in headers])
+            joined = self.join(embeddings, labels, [header["rows"] for header in headers])
             part = _Part(joined.embeddings)
             try:
                 self.compute(part, joined, own_wanted, wanted, return_stats)
@@ -325,79 +282,27 @@ class _Call:
 
     # --- collectives ----------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def peers(self) -> Iterator[None]:
-        try:
-            yield
-        except RuntimeError as error:
-            raise RuntimeError(
-                f"{self.name}: another rank is gone, or did not call this loss within the process "
-                f"group's timeout: {error}"
-            ) from error
-
-    def gather(self, mine: Tensor) -> Tensor:
-        """``[W, ...]`` of tensors of one shape, as bytes: no backend refuses those."""
-        mine = mine.contiguous()
-        found = torch.empty((self.size, *mine.shape), dtype=mine.dtype, device=mine.device)
-        if mine.numel():
-            flat = found.view(self.size, -1).view(torch.uint8)
-            with self.peers():
-                dist.all_gather(
-                    list(flat.unbind()), mine.view(-1).view(torch.uint8), group=self.group
-                )
-        return found
-
-    def name_of(self, rank: int) -> str:
-        return f"rank {dist.get_process_group_ranks(self.group)[rank]}"
-
-    def agree(self, embeddings: Tensor, labels: Tensor) -> list[_Header]:
+    def agree(self, embeddings: Tensor, labels: Tensor) -> list[Header]:
         """Every rank's header; raises the same error on all ranks if they don't fit together."""
-        cause: Exception | None = None
-        try:
-            mine = self.header(embeddings, labels)
-        except Exception as error:  # whatever it is, the others must hear of it
-            cause = error
-            kind = next((k for k, t in _ERRORS.items() if isinstance(error, t)), "RuntimeError")
-            mine = _Header(error=str(error)[:_ERROR_CHARACTERS], kind=kind)
-        data = torch.frombuffer(bytearray(mine.encode()), dtype=torch.uint8).to(self.device)
-        headers = [_Header.decode(bytes(h.tolist())) for h in self.gather(data).cpu()]
-        for rank, header in enumerate(headers):
-            if header.kind:
-                raise _ERRORS.get(header.kind, RuntimeError)(
-                    f"{self.name_of(rank)}: {header.error}"
-                ) from (cause if rank == self.rank else None)
-        for field, what, error_type in (
+        rules: list[Rule] = [
             ("call", "the loss", ValueError),
             ("columns", "D, the columns of embeddings", ValueError),
             ("dtype", "the dtype of embeddings", TypeError),
             ("device", "the device of embeddings", ValueError),
-        ):
-            self.same(headers, field, what, error_type)
+        ]
         if self.reduction == "none":  # its backward has collectives
             what = "whether embeddings require a gradient, which reduction='none' asks of all"
-            self.same(headers, "requires_grad", what, ValueError)
-        return headers
+            rules.append(("requires_grad", what, ValueError))
+        return self.peers.agree(lambda: self.header(embeddings, labels), rules)
 
-    def same(
-        self, headers: list[_Header], field: str, what: str, error_type: type[Exception]
-    ) -> None:
-        first = getattr(headers[0], field)
-        for rank, header in enumerate(headers):
-            other = getattr(header, field)
-            if other != first:
-                raise error_type(
-                    f"{self.name}: the ranks differ in {what}: {first} on {self.name_of(0)}, "
-                    f"{other} on {self.name_of(rank)}"
-                )
-
-    def header(self, embeddings: Tensor, labels: Tensor) -> _Header:
+    def header(self, embeddings: Tensor, labels: Tensor) -> Header:
         """Checks this rank's input as the operator would, against no rows."""
         empty = [
             t.detach()[:0] if isinstance(t, Tensor) and t.dim() else t for t in (embeddings, labels)
         ]
         with torch.no_grad():
             _ops.call(self.name, embeddings, labels, *empty, *self.arguments, -1, self.reduction)
-        if self.device != "cpu" and not embeddings.is_cuda:
+        if self.peers.device != "cpu" and not embeddings.is_cuda:
             raise ValueError(
                 f"{self.name}: embeddings must be on a CUDA device for a process group of backend "
                 f"nccl, got {embeddings.device}"
@@ -406,31 +311,22 @@ class _Call:
             f"{name}={float(value) if type(value) is int else value!r}"
             for name, value in self.options.items()
         )
-        return _Header(
-            call=f"{self.name}({options}, reduction={self.reduction!r}, ddp={bool(self.ddp)})",
-            rows=embeddings.shape[0],
-            columns=embeddings.shape[1],
-            dtype=str(embeddings.dtype).removeprefix("torch."),
-            device=embeddings.device.type,
-            requires_grad=embeddings.requires_grad and torch.is_grad_enabled(),
-        )
+        return {
+            "call": f"{self.name}({options}, reduction={self.reduction!r}, ddp={bool(self.ddp)})",
+            "rows": embeddings.shape[0],
+            "columns": embeddings.shape[1],
+            "dtype": str(embeddings.dtype).removeprefix("torch."),
+            "device": embeddings.device.type,
+            "requires_grad": embeddings.requires_grad and torch.is_grad_enabled(),
+        }
 
     def join(self, embeddings: Tensor, labels: Tensor, counts: list[int]) -> _Joined:
-        """The rows of all ranks in rank order, sent padded to the longest."""
-
-        def gathered(rows: Tensor) -> Tensor:
-            padded = rows.new_zeros((max(counts), *rows.shape[1:]))
-            padded[: len(rows)] = rows
-            found = self.gather(padded)
-            if len(set(counts)) == 1:
-                return found.flatten(0, 1)
-            return torch.cat([rows[:n] for rows, n in zip(found, counts, strict=True)])
-
+        """The rows of all ranks in rank order."""
         return _Joined(
-            gathered(embeddings.detach()),
-            gathered(labels.to(torch.int64)),
-            sum(counts[: self.rank]),
-            counts[self.rank],
+            self.peers.join(embeddings.detach(), counts),
+            self.peers.join(labels.to(torch.int64), counts),
+            sum(counts[: self.peers.rank]),
+            counts[self.peers.rank],
         )
 
     # --- the loss -------------------------------------------------------------------------------
@@ -463,14 +359,15 @@ class _Call:
     def add(self, part: _Part) -> Iterator[Tensor]:
         """Sum, terms and active terms of all ranks, added in rank order."""
         ok = torch.full_like(part.counts[0], float(part.failure is None))
-        mine = torch.stack([ok, part.value.sum(), *part.counts])
-        found = self.gather(mine.to(self.device))
+        sums = torch.stack([ok, part.value.sum(), *part.counts])
+        found = self.peers.gather(sums.to(self.peers.device))
         for rank, good in enumerate(found[:, 0].tolist()):
             if good != 1:
+                mine = rank == self.peers.rank
                 raise RuntimeError(
-                    f"{self.name}: {self.name_of(rank)} failed while it computed its part"
-                    + (f": {part.failure}" if rank == self.rank else "; its own error says why")
-                ) from (part.failure if rank == self.rank else None)
+                    f"{self.name}: {self.peers.name_of(rank)} failed while it computed its part"
+                    + (f": {part.failure}" if mine else "; its own error says why")
+                ) from (part.failure if mine else None)
         return iter(found[:, 1:].sum(0).unbind())
 
     def divisor(self, terms: Tensor, active: Tensor, rows: int) -> Tensor:
@@ -489,15 +386,15 @@ class _Call:
         if not own_wanted:
             return None
         gradient = part.gradients[0]
-        factor = (self.size if self.ddp else 1) / divisor
+        factor = (self.peers.size if self.ddp else 1) / divisor
         if shared is None:
             return gradient.mul_((2 * factor).to(gradient))
         return gradient.add_(shared[joined.own]).mul_(factor.to(gradient))
 
     def reduce(self, gradient: Tensor) -> Tensor:
         if gradient.numel():
-            with self.peers():
-                dist.all_reduce(gradient, group=self.group)
+            with self.peers.reachable():
+                dist.all_reduce(gradient, group=self.peers.group)
         return gradient
 
     def anchors_backward(self, joined: _Joined, upstream: Tensor) -> Tensor:
@@ -510,7 +407,7 @@ class _Call:
             upstream, x, y, refs, ref_labels, [True, True], *self.arguments, joined.first, "none"
         )
         total: Tensor = own + self.reduce(shared)[joined.own]
-        return total * self.size if self.ddp else total
+        return total * self.peers.size if self.ddp else total
 
 
 def _refuse_graph(name: str) -> None:

@@ -1,0 +1,3 @@
+// The search launchers for packed binary rows.
+#define SIAM_ROWS math::Bits
+#include "cuda/search_typed.inl"

@@ -1,0 +1,3 @@
+// The search launchers for float16 rows.
+#define SIAM_ROWS math::Half
+#include "cuda/search_typed.inl"

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Page", "executable", "opened"]
+__all__ = ["DoesNotStartError", "Page", "executable", "opened"]
 
 _SECONDS = 30.0
 
@@ -28,6 +28,10 @@ def executable() -> str | None:
     """Where a chromium is, or None."""
     names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
     return next((path for name in names if (path := shutil.which(name))), None)
+
+
+class DoesNotStartError(Exception):
+    """What is called chromium is none, or can't run here."""
 
 
 class Page:
@@ -142,7 +146,11 @@ def opened() -> Iterator[Page]:
         os.close(mine[0][0])
         os.close(mine[1][1])
         try:
-            yield Page(mine[0][1], mine[1][0])
+            try:
+                page = Page(mine[0][1], mine[1][0])
+            except (RuntimeError, OSError) as error:
+                raise DoesNotStartError(f"{path}: {error}") from error
+            yield page
         finally:
             os.close(mine[0][1])
             os.close(mine[1][0])

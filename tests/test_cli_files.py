@@ -114,6 +114,15 @@ def test_evaluate_takes_names_and_a_gallery(run: Run) -> None:
     assert again.split("page:")[0].split() == out.split("page:")[0].split()
 
 
+def test_images_that_sort_two_ways_are_warned_of(run: Run) -> None:
+    for row in range(24):
+        Image.new("L", (4, 4)).save(f"{row}.png")
+    status, _, err = run("evaluate", "e.npy", "l.npy", "--images", ".")
+    assert status == 0
+    assert err.startswith("siamcuda: warning: images: 19.png is taken to come before 2.png; give a")
+    assert err.count("\n") == 1
+
+
 def test_lists_of_images_and_labels_may_be_utf8_with_any_line_ends(run: Run) -> None:
     Image.new("L", (4, 4)).save("é.png")
     Path("list.txt").write_bytes("é.png\r\n".encode() * 24)
@@ -149,10 +158,11 @@ def test_lists_of_images_and_labels_may_be_utf8_with_any_line_ends(run: Run) -> 
         (["e.npy", "l.npy", "--report", "no/out.html"], "report: cannot write to the folder no: N"),
         (["e.npy", "l.npy", "--report", "plain"], "report: plain is a folder"),
         (["e.npy", "l.npy", "--report", "e.npy"], "report: e.npy is one of the files to read"),
-        (["e.npy", "l.npy", "--png", "e.npy"], "png: e.npy: File exists"),
+        (["e.npy", "l.npy", "--png", "e.npy"], "png: cannot write to the folder e.npy: Not a d"),
         (["e.npy", "l.npy", "--images", "none"], "images: none: No such file or directory"),
         (["e.npy", "l.npy", "--images", "plain"], "images: plain: 1 images for 24 rows"),
         (["e.npy", "l.npy", "--images", "absent.txt"], "absent.txt: row 1: no such image: gone"),
+        (["e.npy", "same.txt", "--png", "plots"], "labels: no impostor pair"),
         (["nan.npy", "l.npy"], "embeddings: the distance of every pair is NaN"),
     ],
 )  # fmt: skip

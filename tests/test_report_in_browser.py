@@ -50,8 +50,11 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def page() -> Iterator[browser.Page]:
-    with browser.opened() as opened:
-        yield opened
+    try:
+        with browser.opened() as opened:
+            yield opened
+    except browser.DoesNotStartError as error:
+        pytest.skip(str(error))
 
 
 @pytest.mark.parametrize("name", ["pictures", "rows", "bare"])

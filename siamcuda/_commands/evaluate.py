@@ -71,11 +71,6 @@ def run(options: Evaluate) -> None:
             options.gallery, options.gallery_labels, options.gallery_images, "gallery "
         )
     numbered = _numbered(identities, other_identities or [])
-    if options.png is not None:
-        with refusing("png: "):
-            options.png.mkdir(parents=True, exist_ok=True)
-        check_folder(options.png, "png")
-
     with refusing():
         report = evaluate(
             rows,
@@ -133,6 +128,7 @@ def _write(
         written.append(f"page: {options.report}")
     if options.png is not None:
         with refusing("png: "):
+            options.png.mkdir(parents=True, exist_ok=True)
             paths = page.write_pngs(options.png, report, far=options.far, calibrator=calibrator)
         written.append(f"plots: {', '.join(p.name for p in paths)} in {options.png}")
     return written
@@ -146,6 +142,11 @@ def _check(options: Evaluate) -> None:
     inputs = [options.embeddings, options.labels, options.gallery, options.gallery_labels]
     outputs = [("report", options.report), ("calibrator", options.calibrator)]
     check_outputs(outputs, [path for path in inputs if path is not None])
+    if options.png is not None:
+        place = options.png  # made when there is something to put in
+        while not place.exists():
+            place = place.parent
+        check_folder(place, "png")
 
 
 def _side(

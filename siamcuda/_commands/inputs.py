@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -108,6 +111,7 @@ def read_images(path: Path, rows: int, name: str) -> list[Path]:
             types = Image.registered_extensions()
             files = (p for p in path.rglob("*") if p.suffix.lower() in types and p.is_file())
             images = sorted(p for p in files if not p.name.startswith("."))
+            _warn_of_order(images, name)
         else:
             images = [path.parent / line for line in _lines(path)]
         if len(images) != rows:
@@ -116,6 +120,23 @@ def read_images(path: Path, rows: int, name: str) -> list[Path]:
         if absent is not None:
             raise ValueError(f"{path}: row {images.index(absent)}: no such image: {absent}")
     return images
+
+
+def _warn_of_order(images: Sequence[Path], name: str) -> None:
+    """Say where file names sort otherwise by their numbers: rows may be in that order."""
+
+    def by_numbers(path: Path) -> list[tuple[int, str]]:
+        parts = re.findall(r"[0-9]+|[^0-9]+", str(path))
+        return [(int(p), "") if p.isdecimal() else (-1, p) for p in parts]
+
+    for before, after in itertools.pairwise(images):
+        if by_numbers(before) > by_numbers(after):
+            print(
+                f"siamcuda: warning: {name}: {before} is taken to come before {after}; give a list "
+                "if the rows are in the order of the numbers",
+                file=sys.stderr,
+            )
+            return
 
 
 def check_outputs(outputs: Sequence[tuple[str, Path | None]], inputs: Sequence[Path]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -45,6 +46,9 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
                calibrator=calibrator, title="Pictures " + "x" * 90)  # fmt: skip
     write_page(folder / "rows.html", report, samples=Samples(names, source="y" * 90))
     write_page(folder / "bare.html", from_distances([0.1], [0.2]))
+    draw = np.random.default_rng(0)
+    many = from_distances(draw.normal(1, 0.2, 50_000), draw.normal(2, 0.2, 1_000_000))
+    write_page(folder / "many.html", many, far=(0.1, 1e-3, 1e-4, 1e-5, 1e-6, 0))
     return {p.stem: p.as_uri() for p in folder.glob("*.html")}
 
 
@@ -71,7 +75,7 @@ def test_nothing_sticks_out(
     assert page.evaluate(beyond) == []
 
 
-@pytest.mark.parametrize("name", ["pictures", "bare"])
+@pytest.mark.parametrize("name", ["pictures", "bare", "many"])
 def test_text_of_plots_does_not_overlap_and_is_not_cut(
     page: browser.Page, pages: dict[str, str], name: str
 ) -> None:

@@ -205,7 +205,8 @@ def _det(report: VerificationReport, far: Sequence[float]) -> Plot:
             axes.plot(_normal(rate), _normal(missed), mark, color=LIGHT["curve"], markersize=6,
                       clip_on=False, label=f"FAR {chosen(rate)}", zorder=4)  # fmt: skip
     for axis, ends in zip((axes.xaxis, axes.yaxis), limits, strict=True):
-        ticks = _apart([t for t in _TICKS if ends[0] <= _normal(t) <= ends[1]], ends)
+        within = [t for t in _TICKS if ends[0] <= _normal(t) <= ends[1]]
+        ticks = _apart(within, ends, sideways=axis is axes.xaxis)
         axis.set_ticks([_normal(t) for t in ticks], [plain(100 * t) for t in ticks])
     axes.set(xlim=limits[0], ylim=limits[1])
     _legend(figure, 3)
@@ -244,11 +245,18 @@ def _range(
     return (bottom[0], bottom[1]), (top[0], top[1])
 
 
-def _apart(ticks: Sequence[float], ends: tuple[float, float]) -> list[float]:
-    """Ticks that leave each other room, from the largest rate down."""
+def _apart(ticks: Sequence[float], ends: tuple[float, float], sideways: bool) -> list[float]:
+    """Ticks whose labels leave each other room, from the largest rate down.
+
+    A label has the height of a thirteenth of the axis; sideways, a digit takes 1.1 % of its length
+    on either side of the tick.
+    """
     taken: list[float] = []
     for tick in reversed(ticks):
-        if not taken or _normal(taken[-1]) - _normal(tick) >= (ends[1] - ends[0]) / 11:
+        room = 1 / 13
+        if sideways and taken:
+            room = 0.03 + 0.011 * (len(plain(100 * tick)) + len(plain(100 * taken[-1])))
+        if not taken or _normal(taken[-1]) - _normal(tick) >= room * (ends[1] - ends[0]):
             taken.append(tick)
     return taken
 

@@ -226,6 +226,10 @@ def test_everybody_at_one_point_has_a_page() -> None:
     report = evaluate(torch.ones(8, 3), torch.arange(8) // 2)
     page = render(report, calibrator=Calibrator.fit(report))
     assert "100 %" in page
+    (plot, *_), _ = draw(report, FAR)
+    bars = [patch.get_data() for patch in plot.figure.axes[0].patches]
+    assert [bar.values.tolist() for bar in bars] == [[100.0]] * 4, "each kind's area and outline"
+    assert all(bar.edges[0] < 0 < bar.edges[1] for bar in bars)
 
 
 def test_queries_without_mates_are_said() -> None:

@@ -98,8 +98,9 @@ def _histogram(report: VerificationReport, far: Sequence[float]) -> Plot:
     if not np.isfinite(report.distance).any():
         raise _NothingToDrawError("Histogram of distances: no distance is finite.")
     edges, genuine, impostor = report.histogram(60)
-    if edges[0] == edges[-1]:  # one distance alone: give its bin a width
-        edges = np.linspace(edges[0] - 0.5, edges[0] + 0.5, len(edges))
+    if edges[0] == edges[-1]:  # one distance alone: one bin, of some width
+        edges = edges[0] + np.array([-0.5, 0.5])
+        genuine, impostor = genuine.sum(keepdims=True), impostor.sum(keepdims=True)
     figure, axes = _figure("distance", "share of the pairs in a bin, %")
     for counts, total, name in (
         (impostor, report.impostor, "impostor"),

@@ -712,3 +712,28 @@ def test_operators_refuse_what_would_leave_their_memory() -> None:
 def test_public_names() -> None:
     for name in verification.__all__:
         assert hasattr(verification, name)
+
+
+def test_queries_without_mates_read_nothing_that_was_not_made() -> None:
+    """A panel of queries whose genuine columns are none, in the middle of a block of columns.
+
+    It was computed once from what lay on the stack, which deep recursion fills with pointers here:
+    seven of eight runs of this test ended in a crash.
+    """
+    script = """
+import torch, siamcuda
+x = torch.randn(60, 8)
+none = torch.full((60, 2), 2)
+for depth in range(200):
+    nested = []
+    for _ in range(depth):
+        nested = [{1: (nested,)}] if depth % 2 else [nested]
+    repr(nested)
+    mate, impostor, within = torch.ops.siamcuda.verification_ranks(
+        x, x[:3].contiguous(), none, "sqeuclidean", None
+    )
+    assert mate.isnan().all() and (within == 0).all()
+    assert torch.equal(impostor, siamcuda.squared_cdist(x, x[:3]).min(1).values)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -84,7 +84,8 @@ SIAM_INLINE void sweep(const SweepTask<C>& task, Sink& sink, int64_t begin, int6
     for (int64_t j = 0; j < chunk.count; j += g.block) {
       const int n = static_cast<int>(std::min<int64_t>(g.block, chunk.count - j));
       for (int q = 0; q < group; ++q) {
-        if (j + n <= from[q] || j >= to[q]) continue;
+        // A panel that needs no column has an empty range, perhaps within this block, and no rows.
+        if (from[q] >= to[q] || j + n <= from[q] || j >= to[q]) continue;
         tile_sums<C, true>(panel[q], chunk, j, columns, round_up(n, kTileColumns<C>), sums.data());
         for (int r = 0; r < panel[q].count; ++r) {
           const int64_t i = panel[q].first + r;

@@ -35,55 +35,70 @@ void prepare_norms(const SearchTask<float>& task, const Packed<float>& chunk) {
   }
 }
 
-// Adds the candidates among n rows, of which `row` is the first, to those of query q.
+// Adds the candidates among the next rows, at most a group of vectors, to those of query q. There
+// are n rows, of which `row` is the first; those behind n fill up a vector.
+constexpr int kPassingGroup = 4;
+template <bool kWhole>
+SIAM_INLINE void add_group(const SearchTask<float>& task, int64_t q, const float* products,
+                           const float* norms, float own, float factor, int n, int64_t row) {
+  constexpr int kWidth = Vec<float>::kWidth, kGroup = kPassingGroup;
+  const int vectors = kWhole ? kGroup : (n + kWidth - 1) / kWidth;
+  const Vec<float> two(-2.0f), limit(task.base[q]);
+  Vec<float> value[kGroup];
+#if defined(SIAM_LEVEL_AVX512)
+  uint64_t passed = 0;
+#pragma GCC unroll 4
+  for (int v = 0; v < kGroup; ++v) {
+    if (!kWhole && v >= vectors) break;
+    value[v] = multiply_add(two, load(products + v * kWidth), load(norms + v * kWidth));
+    const uint64_t mask = _mm512_cmp_ps_mask((__m512)value[v].v, (__m512)limit.v, _CMP_NGT_UQ);
+    passed |= mask << (16 * v);
+  }
+  if (!kWhole) passed &= (uint64_t{1} << n) - 1;
+  if (__builtin_expect(passed == 0, 1)) return;
+  if (task.candidates.count[q] + kGroup * kWidth > task.candidates.capacity) {
+    thin_out(task, q, kGroup * kWidth);
+  }
+#pragma GCC unroll 4
+  for (int v = 0; v < kGroup; ++v) {
+    if (!kWhole && v >= vectors) break;
+    const __m512 wide = _mm512_fmadd_ps(_mm512_set1_ps(factor), _mm512_loadu_ps(norms + v * kWidth),
+                                        _mm512_set1_ps(own));
+    add_vector(task, q, static_cast<__mmask16>(passed >> (16 * v)), (__m512)value[v].v,
+               (__m512)value[v].v, wide, row + v * kWidth);
+  }
+#else
+  bool any = false;
+#pragma GCC unroll 4
+  for (int v = 0; v < kGroup; ++v) {
+    if (!kWhole && v >= vectors) break;
+    value[v] = multiply_add(two, load(products + v * kWidth), load(norms + v * kWidth));
+    any |= any_lane(Vec<float>((Vec<float>::Native) ~(value[v].v > limit.v)));
+  }
+  if (!any) return;
+  for (int v = 0; v < vectors; ++v) {
+    for (int l = 0; l < kWidth && v * kWidth + l < n; ++l) {
+      const float lower = value[v].v[l];
+      if (lower > limit.v[l]) continue;
+      const int at = v * kWidth + l;
+      add_candidate(task, q, lower, lower + (own + factor * norms[at]), row + at);
+    }
+  }
+#endif
+}
+
+// The same for n rows.
 SIAM_INLINE void add_passing(const SearchTask<float>& task, int64_t q, const float* products,
                              const float* norms, float error, int n, int64_t row) {
-  constexpr int kWidth = Vec<float>::kWidth, kGroup = 4;
-  const Vec<float> two(-2.0f);
+  constexpr int kRows = kPassingGroup * Vec<float>::kWidth;
   // 2ε·(|q|² + |g|²), a little more for roundings.
-  const float own = static_cast<float>(1.01 * 2 * error * task.frame[q]),
-              factor = 1.03f * 2 * error;
-  for (int c = 0; c < n; c += kGroup * kWidth) {
-    const Vec<float> limit(task.base[q]);
-    Vec<float> value[kGroup];
-#if defined(SIAM_LEVEL_AVX512)
-    uint64_t passed = 0;
-#pragma GCC unroll 4
-    for (int v = 0; v < kGroup; ++v) {
-      value[v] = multiply_add(two, load(products + c + v * kWidth), load(norms + c + v * kWidth));
-      const uint64_t mask = _mm512_cmp_ps_mask((__m512)value[v].v, (__m512)limit.v, _CMP_NGT_UQ);
-      passed |= mask << (16 * v);
-    }
-    if (n - c < 64) passed &= (uint64_t{1} << (n - c)) - 1;
-    if (__builtin_expect(passed == 0, 1)) continue;
-    if (task.candidates.count[q] + kGroup * kWidth > task.candidates.capacity) {
-      thin_out(task, q, kGroup * kWidth);
-    }
-#pragma GCC unroll 4
-    for (int v = 0; v < kGroup; ++v) {
-      const __m512 wide = _mm512_fmadd_ps(
-          _mm512_set1_ps(factor), _mm512_loadu_ps(norms + c + v * kWidth), _mm512_set1_ps(own));
-      add_vector(task, q, static_cast<__mmask16>(passed >> (16 * v)), (__m512)value[v].v,
-                 (__m512)value[v].v, wide, row + c + v * kWidth);
-    }
-#else
-    bool any = false;
-#pragma GCC unroll 4
-    for (int v = 0; v < kGroup; ++v) {
-      value[v] = multiply_add(two, load(products + c + v * kWidth), load(norms + c + v * kWidth));
-      any |= any_lane(Vec<float>((Vec<float>::Native) ~(value[v].v > limit.v)));
-    }
-    if (!any) continue;
-    for (int v = 0; v < kGroup; ++v) {
-      for (int l = 0; l < kWidth && c + v * kWidth + l < n; ++l) {
-        const float lower = value[v].v[l];
-        if (lower > limit.v[l]) continue;
-        const int at = c + v * kWidth + l;
-        add_candidate(task, q, lower, lower + (own + factor * norms[at]), row + at);
-      }
-    }
-#endif
+  const float own = static_cast<float>(1.01 * 2 * error * task.frame[q]);
+  const float factor = 1.03f * 2 * error;
+  int c = 0;
+  for (; c + kRows <= n; c += kRows) {
+    add_group<true>(task, q, products + c, norms + c, own, factor, kRows, row + c);
   }
+  if (c < n) add_group<false>(task, q, products + c, norms + c, own, factor, n - c, row + c);
 }
 
 // The queries of the task against all rows of a chunk of its matrix.

@@ -155,6 +155,52 @@ void check_bounds(const Points& p, OpenTask& open, const std::string& what) {
   check_bounds(p, open, what + ", codes");
 }
 
+// Whatever else of a search reads rows, on memory of exact size and rows of every length: the
+// program is compiled with a sanitizer.
+[[maybe_unused]] void touch_exact_memory() {
+  for (const int64_t columns : {1, 3, 8, 15, 16, 17, 33, 64, 100}) {
+    for (const int64_t rows : {1, 2, 31, 65}) {
+      const std::vector<float> floats(rows * columns, 1);
+      const std::vector<math::BFloat16> halves(rows * columns, math::narrow<math::BFloat16>(1.0f));
+      const std::vector<uint8_t> bytes(rows * columns, 7);
+      const int64_t padded = round_up(columns, 16), k = 3;
+      const std::vector<float> query(2 * padded, 0);
+      for (const bool half : {false, true}) {
+        std::vector<float> bound(2, std::numeric_limits<float>::infinity());
+        std::vector<Found<float>> nearest(2 * k);
+        std::vector<int64_t> count(2);
+        const bool zeros[2] = {};
+        SearchTask<float> task{};
+        task.rows = {half ? static_cast<const void*>(halves.data()) : floats.data(), rows, columns,
+                     columns, half ? DType::kBFloat16 : DType::kFloat32};
+        task.count = 2;
+        task.queries = query.data();
+        task.padded = padded;
+        task.zeros = zeros;
+        task.k = k;
+        task.bound = bound.data();
+        task.nearest = nearest.data();
+        task.nearest_count = count.data();
+        search_directly(task, 0, rows);
+        finish_search(task);
+        SIAM_EQUAL(nearest[0].distance, static_cast<float>(columns));
+        std::vector<float> unit(rows * columns);
+        normalize_rows(task.rows, unit.data(), 0, rows);
+        std::vector<int32_t> counts(rows), bit_bound(2, 1 << 30);
+        hamming_rows(bytes.data(), columns, bytes.data(), columns, columns, counts.data(), 0, rows);
+        SIAM_EQUAL(counts[rows - 1], 0);
+        std::vector<Found<int32_t>> found(2 * k);
+        std::vector<int64_t> found_count(2);
+        const std::vector<uint8_t> bits(2 * columns, 7);
+        search_bits({bytes.data(), columns, columns, 0, 2, bits.data(), k, bit_bound.data(),
+                     found.data(), found_count.data(), nullptr},
+                    0, rows);
+        SIAM_EQUAL(found_count[1], std::min(rows, k));
+      }
+    }
+  }
+}
+
 // Points of several kinds, each with integers below 2^24, so that floats hold them.
 template <class Screen>
 void each_kind(const Screen& screen) {

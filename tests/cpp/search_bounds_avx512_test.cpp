@@ -35,4 +35,9 @@ SIAM_TEST(bounds_of_codes_hold) {
   siamcuda::cpu::avx512::each_kind(siamcuda::cpu::avx512::screen_by_codes);
 }
 
+SIAM_TEST(nothing_beyond_the_rows_is_touched) {
+  if (!here(__builtin_cpu_supports("avx512bw"), "AVX-512")) return;
+  siamcuda::cpu::avx512::touch_exact_memory();
+}
+
 SIAM_TEST_MAIN()

@@ -18,4 +18,6 @@ SIAM_TEST(bounds_of_tiles_hold) {
   siamcuda::cpu::generic::each_kind(siamcuda::cpu::generic::screen_by_tiles);
 }
 
+SIAM_TEST(nothing_beyond_the_rows_is_touched) { siamcuda::cpu::generic::touch_exact_memory(); }
+
 SIAM_TEST_MAIN()

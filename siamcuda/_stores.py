@@ -66,6 +66,15 @@ def count_nonfinite(rows: Tensor) -> int:
     return count
 
 
+def _with_room(data: Tensor, before: int, after: int) -> Tensor:
+    """``data``, or where it ends before ``after`` a copy of its first ``before`` with more room."""
+    if after <= len(data):
+        return data
+    room = data.new_empty((max(after, before + before // 2), *data.shape[1:]))
+    room[:before] = data[:before]
+    return room
+
+
 class MemoryStore:
     """Rows in memory, borrowed until the first change.
 
@@ -78,7 +87,7 @@ class MemoryStore:
     ) -> None:
         self._prepare = prepare
         self._coded = codes
-        self._given = rows
+        self._given: Tensor | None = rows
         self._version = rows._version
         self._rows = rows if prepared else prepare(rows)
         self._count = len(rows)
@@ -119,27 +128,36 @@ class MemoryStore:
     def parts(self, queries: int) -> Iterator[Part]:
         """The whole, in one part."""
         if self._count:
-            yield Part(0, self.rows, self._screen)
+            panels = -(-self._count // _PANEL)
+            screen = [s[:panels] for s in self._screen[:-1]] + self._screen[-1:]
+            yield Part(0, self.rows, screen)
+
+    def ready(self, rows: Tensor) -> Tensor:
+        """New rows as they would be stored."""
+        return self._prepare(rows).to(self.dtype)
 
     def add(self, rows: Tensor) -> None:
-        """Append rows; room grows by half, so that many small additions cost one copy each."""
-        rows = self._prepare(rows).to(self.dtype)
+        """Append rows that :meth:`ready` gave.
+
+        Room for rows and codes grows by half, so that many small additions cost one copy of each.
+        """
         before, after = self._count, self._count + len(rows)
-        old = self.rows
-        if after > len(self._rows) or self._borrowed:
-            room = self._rows.new_empty((max(after, before + before // 2), self.columns))
-            room[:before] = old
-        else:
-            room = self._rows
+        self._check_unchanged()
+        room = _with_room(self._rows, before, after)  # borrowed rows have none
         room[before:after] = rows
         screen = self._screen
         if self._coded:
+            # Codes of an empty gallery have no center yet that means anything.
             whole = before // _PANEL
-            tail = _codes(room[whole * _PANEL : after], screen[-1] if screen else None)
+            center = screen[-1] if before else None
+            tail = _codes(room[whole * _PANEL : after], center)
             screen = [
-                *(torch.cat([s[:whole], t]) for s, t in zip(screen[:-1], tail[:-1], strict=True)),
-                tail[-1],
-            ] if screen else tail  # fmt: skip
+                _with_room(s, whole, whole + len(t))
+                for s, t in zip(screen[:-1], tail[:-1], strict=True)
+            ]
+            for codes, new in zip(screen, tail[:-1], strict=True):
+                codes[whole : whole + len(new)] = new
+            screen.append(tail[-1])
         if self._nonfinite is not None:
             self._nonfinite += count_nonfinite(rows)
         self._own(room, after, screen)
@@ -157,10 +175,10 @@ class MemoryStore:
 
     def _own(self, rows: Tensor, count: int, screen: list[Tensor]) -> None:
         self._rows, self._count, self._screen = rows, count, screen
-        self._given, self._version = rows, rows._version
+        self._given = None
 
     def _check_unchanged(self) -> None:
-        if self._borrowed and self._given._version != self._version:
+        if self._given is not None and self._borrowed and self._given._version != self._version:
             raise RuntimeError(
                 "gallery: its vectors were changed in place after the gallery was made; give it a "
                 "clone, or make a new gallery"

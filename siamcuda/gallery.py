@@ -26,7 +26,13 @@ import torch
 from torch import Tensor
 
 from siamcuda import _ops
-from siamcuda._stores import MANY_QUERIES, FileStore, MemoryStore, screens_by_codes
+from siamcuda._stores import (
+    MANY_QUERIES,
+    FileStore,
+    MemoryStore,
+    count_nonfinite,
+    screens_by_codes,
+)
 from siamcuda._tensor_file import load_safetensors, open_matrix, save_safetensors
 
 __all__ = ["Gallery", "Neighbours", "RangeNeighbours", "knn"]
@@ -112,6 +118,7 @@ class Gallery:
         if nonfinite is not None:
             _one_of("nonfinite", nonfinite, _NONFINITE)
         self._metric = metric
+        self._nonfinite = nonfinite or "warn"
         self._store: MemoryStore | FileStore
         if isinstance(vectors, (str, os.PathLike)) or _has_file(vectors):
             matrix = open_matrix(vectors)
@@ -123,7 +130,8 @@ class Gallery:
             rows = _matrix("vectors", vectors, metric)
             codes = self._wants_codes(screening, rows.dtype, rows.device)
             self._store = MemoryStore(rows, self._prepare, prepared, codes)
-            self._report(nonfinite or "warn")
+            if nonfinite != "allow":  # counting reads all rows
+                self._report(self._store.nonfinite, len(rows), stacklevel=4)
         self._ids: Tensor | None = None
         if ids is not None:
             self._ids = _checked_ids(ids, len(self._store)).to(self._store.device)
@@ -144,14 +152,14 @@ class Gallery:
         normalised: Tensor = _ops.namespace.gallery_normalize(rows)
         return normalised
 
-    def _report(self, nonfinite: str) -> None:
-        count = 0 if nonfinite == "allow" else self._store.nonfinite
-        if not count:
+    def _report(self, count: int, rows: int, stacklevel: int) -> None:
+        """Do what ``nonfinite`` says where ``count`` of so many new rows are not finite."""
+        if not count or self._nonfinite == "allow":
             return
-        message = f"vectors: {count} of {len(self._store)} rows hold NaN or infinities"
-        if nonfinite == "raise":
+        message = f"vectors: {count} of {rows} rows hold NaN or infinities"
+        if self._nonfinite == "raise":
             raise ValueError(message)
-        warnings.warn(f"{message}; they come after all others", stacklevel=4)
+        warnings.warn(f"{message}; they come after all others", stacklevel=stacklevel)
 
     # --- what it holds --------------------------------------------------------------------------
 
@@ -354,7 +362,8 @@ class Gallery:
             ids: ``(n,)``, needed if the gallery has ids of its own; else the row is the id.
 
         Raises:
-            ValueError: shapes or ids that don't fit, a streamed gallery; nothing is changed then.
+            ValueError: shapes or ids that don't fit, a streamed gallery, with ``nonfinite="raise"``
+                rows that are not finite; nothing is changed then.
         """
         store = self._changeable("add")
         rows = _matrix("vectors", vectors, self._metric).to(self.device)
@@ -375,6 +384,8 @@ class Gallery:
             new = _checked_ids(ids, len(rows)).to(self.device)
             merged = new if self._ids is None else torch.cat([self._ids, new])
             _check_unique(merged)
+        rows = store.ready(rows)
+        self._report(count_nonfinite(rows), len(rows), stacklevel=3)
         store.add(rows)
         self._ids = merged
 

@@ -349,6 +349,41 @@ def test_a_grown_gallery_is_the_gallery(metric):
     same_bits(found.ids, expected.ids)
 
 
+@pytest.mark.parametrize("screening", screenings())
+def test_small_additions_copy_nothing_while_there_is_room(screening):
+    rows, queries = random_rows(41, 400, 12), random_rows(42, 14, 12)
+    gallery = Gallery(rows[:200], screening=screening)
+    gallery.add(rows[200:201])
+    memory = set()
+    for at in range(201, 300):
+        gallery.add(rows[at : at + 1])
+        part = next(gallery._store.parts(1))
+        memory.add(tuple(t.data_ptr() for t in (part.rows, *part.screen)))
+    assert len({pointers[0] for pointers in memory}) == 1
+    assert len(memory) <= 2  # codes come in panels of 32 rows: their room ended once on the way
+    gallery.add(rows[300:])
+    same_bits(gallery.search(queries, 9).ids, Gallery(rows).search(queries, 9).ids)
+
+
+def test_a_gallery_may_begin_empty():
+    rows = random_rows(43, 90, 5) + 1000
+    gallery = Gallery(rows[:0])
+    gallery.add(rows)
+    same_bits(gallery.search(rows[:20], 4).ids, Gallery(rows).search(rows[:20], 4).ids)
+
+
+def test_added_rows_that_are_not_finite_are_reported():
+    bad = torch.full((2, 3), math.nan)
+    gallery = Gallery(torch.zeros(4, 3), nonfinite="raise")
+    with pytest.raises(ValueError, match="2 of 2 rows hold NaN"):
+        gallery.add(bad)
+    assert len(gallery) == 4
+    gallery = Gallery(torch.zeros(4, 3))
+    with pytest.warns(UserWarning, match="2 of 2 rows hold NaN"):
+        gallery.add(bad)
+    assert gallery.nonfinite == 2
+
+
 def test_removing_keeps_order_and_ids():
     rows, queries = random_rows(36, 300, 12), random_rows(37, 20, 12)
     gallery = Gallery(rows)

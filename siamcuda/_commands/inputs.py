@@ -64,8 +64,10 @@ def read_labels(path: Path, rows: int, name: str) -> list[str]:
 
 def _labels_of_npy(path: Path) -> list[str]:
     try:
-        # A map compares the header with the size of the file before anything is allocated.
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
+        # A map compares the header with the size of the file before anything is allocated; what is
+        # read is not the map, in which a file that shrinks would end the process.
+        np.load(path, mmap_mode="r", allow_pickle=False)
+        found = np.load(path, allow_pickle=False)
     except ValueError as error:
         raise ValueError(f"{path}: not a .npy file that can be read: {error}") from error
     if found.ndim != 1 or found.dtype.kind not in "iuUS":

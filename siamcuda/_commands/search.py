@@ -120,6 +120,7 @@ def _warn(options: Search, gallery: Gallery, queries: int) -> None:
 def _write(out: Path, arrays: dict[str, _Array]) -> None:
     with writing_atomically(out) as file:
         if out.suffix == ".npz":
+            # numpy's types take the names of arrays for those of its own options.
             np.savez(file, **arrays)  # type: ignore[arg-type]
         else:
             text = io.TextIOWrapper(file, encoding="utf-8", newline="")

@@ -31,20 +31,13 @@ SIZES = [
 ]
 
 
-@pytest.fixture(params=["avx512", "avx2", "generic"])
-def level(request, monkeypatch):
-    if request.param not in siamcuda.build_info()["simd_supported"]:
-        pytest.skip(f"this CPU lacks {request.param}")
-    monkeypatch.setenv("SIAMCUDA_SIMD", request.param)
-    return request.param
+def screenings(device="cpu"):
+    return ["float32", *(["int8"] if _codes_here(device) else [])]
 
 
-def screenings():
-    return ["float32", *(["int8"] if _codes_here() else [])]
-
-
-def _codes_here():
-    return bool(_ops.namespace.gallery_screen(torch.zeros(1, 1), torch.zeros(1)))
+def _codes_here(device="cpu"):
+    zeros = torch.zeros(1, 1, device=device)
+    return bool(_ops.namespace.gallery_screen(zeros, zeros[0]))
 
 
 def random_rows(seed, *shape, dtype=torch.float32):
@@ -52,16 +45,18 @@ def random_rows(seed, *shape, dtype=torch.float32):
 
 
 def same_bits(found, expected):
+    found, expected = (x.cpu() if isinstance(x, torch.Tensor) else x for x in (found, expected))
     found, expected = np.asarray(found), np.asarray(expected)
     assert found.dtype == expected.dtype, (found.dtype, expected.dtype)
     np.testing.assert_array_equal(found, expected)  # NaN equals NaN; no -0 appears
 
 
-def check_search(queries, rows, k, metric, radii=()):
+def check_search(queries, rows, k, metric, radii=(), device="cpu"):
     """Every screening against the definition."""
     wide = [t.float().numpy() if t.dtype != torch.uint8 else t.numpy() for t in (queries, rows)]
     expected = direct.knn(*wide, k, metric)
-    for screening in screenings():
+    queries, rows = queries.to(device), rows.to(device)
+    for screening in screenings(device):
         if metric == "hamming" and screening == "int8":
             continue
         gallery = Gallery(rows, metric=metric, screening=screening, nonfinite="allow")
@@ -78,83 +73,96 @@ def check_search(queries, rows, k, metric, radii=()):
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("metric", FLOAT_METRICS)
-def test_promise_5_one_answer(size, metric, level):
+def test_promise_5_one_answer(size, metric, backend):
     q, n, d, k = size
     queries, rows = random_rows(1, q, d), random_rows(2, n, d)
     rows[n // 2] = rows[0]
     rows[-1] = queries[0]
     middle = direct.in_unit(direct.distances(queries.numpy(), rows.numpy(), metric), metric)
     radius = float(np.sort(middle.ravel())[middle.size // 3])  # one of the distances: not inside
-    check_search(queries, rows, k, metric, (radius, math.inf, 0.0, -1.0))
+    check_search(queries, rows, k, metric, (radius, math.inf, 0.0, -1.0), device=backend.device)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("metric", FLOAT_METRICS)
-def test_promise_5_half_precision(dtype, metric, level):
+def test_promise_5_half_precision(dtype, metric, backend):
     queries, rows = random_rows(3, 20, 50, dtype=dtype), random_rows(4, 400, 50, dtype=dtype)
-    check_search(queries, rows, 7, metric)
+    check_search(queries, rows, 7, metric, device=backend.device)
     # Queries of another float type are what they are.
     wide = random_rows(5, 20, 50)
-    found = Gallery(rows).search(wide, 3)
+    found = Gallery(rows.to(backend.device)).search(wide.to(backend.device), 3)
     same_bits(found.ids, direct.knn(wide.numpy(), rows.float().numpy(), 3, "sqeuclidean")[1])
 
 
 @pytest.mark.parametrize("scale", [1e-18, 1e-9, 1.0, 1e9, 1e18])
-def test_promise_5_scales(scale, level):
+def test_promise_5_scales(scale, backend):
     queries, rows = random_rows(6, 13, 40) * scale, random_rows(7, 300, 40) * scale
     rows[10] *= 1e-12
-    check_search(queries, rows, 20, "sqeuclidean", (scale * scale * 60,))
+    check_search(queries, rows, 20, "sqeuclidean", (scale * scale * 60,), device=backend.device)
 
 
 @pytest.mark.parametrize("offset", [10.0, 1e4, 1e7])
-def test_promise_5_near_ties_far_from_zero(offset, level):
+def test_promise_5_near_ties_far_from_zero(offset, backend):
     """Distances that differ in the last bits only, where the expanded form has none left."""
     queries, rows = random_rows(8, 13, 24) * 1e-3 + offset, random_rows(9, 500, 24) * 1e-3 + offset
     rows[100:300] = rows[:1] + (torch.arange(200) % 3).unsqueeze(1) * offset * 1e-7
-    check_search(queries, rows, 30, "sqeuclidean", (1e-5,))
+    check_search(queries, rows, 30, "sqeuclidean", (1e-5,), device=backend.device)
 
 
-def test_promise_5_ties_go_to_the_earlier_row(level):
+def test_promise_5_ties_go_to_the_earlier_row(backend):
     rows = random_rows(10, 8, 32)[torch.arange(800) % 8]
-    check_search(random_rows(11, 14, 32), rows, 150, "sqeuclidean")
-    check_search(rows[:12], rows, 400, "cosine")
-    check_search(torch.zeros(12, 32), torch.zeros(500, 32), 40, "sqeuclidean", (1e-30,))
-    check_search(torch.zeros(12, 32), torch.zeros(500, 32), 40, "cosine", (1.0, 1.5))
+    check_search(random_rows(11, 14, 32), rows, 150, "sqeuclidean", device=backend.device)
+    check_search(rows[:12], rows, 400, "cosine", device=backend.device)
+    check_search(
+        torch.zeros(12, 32),
+        torch.zeros(500, 32),
+        40,
+        "sqeuclidean",
+        (1e-30,),
+        device=backend.device,
+    )
+    check_search(
+        torch.zeros(12, 32), torch.zeros(500, 32), 40, "cosine", (1.0, 1.5), device=backend.device
+    )
 
 
-def test_promise_2_nonfinite_rows_come_last(level):
+def test_promise_2_nonfinite_rows_come_last(backend):
     queries, rows = random_rows(12, 13, 20), random_rows(13, 300, 20)
     rows[5, 3], rows[7, 0], rows[9] = math.nan, math.inf, 3e38
     rows[11, 1] = -math.inf
     queries[2, 0], queries[3, 1], queries[4] = math.nan, math.inf, -3e38
-    check_search(queries, rows, 300, "sqeuclidean", (50.0, math.inf))
-    check_search(queries, rows, 10, "euclidean", (math.inf,))
-    check_search(queries, rows, 300, "cosine", (1.0,))
-    check_search(queries, rows.fill_(math.nan), 7, "sqeuclidean", (math.inf,))
+    check_search(queries, rows, 300, "sqeuclidean", (50.0, math.inf), device=backend.device)
+    check_search(queries, rows, 10, "euclidean", (math.inf,), device=backend.device)
+    check_search(queries, rows, 300, "cosine", (1.0,), device=backend.device)
+    check_search(
+        queries, rows.fill_(math.nan), 7, "sqeuclidean", (math.inf,), device=backend.device
+    )
 
 
-def test_cosine_of_zero_vectors_is_one(level):
+def test_cosine_of_zero_vectors_is_one(backend):
     rows = torch.cat([torch.zeros(40, 6), random_rows(14, 60, 6)])
     queries = torch.cat([random_rows(15, 13, 6), torch.zeros(2, 6)])
-    check_search(queries, rows, 100, "cosine", (1.0,))
+    check_search(queries, rows, 100, "cosine", (1.0,), device=backend.device)
     found = Gallery(rows, metric="cosine").search(queries[-1:], 100)
     assert (found.distances == 1).all()
     assert found.ids.tolist() == [list(range(100))]
 
 
 @pytest.mark.parametrize("size", [(1, 65, 1, 4), (13, 700, 4, 9), (30, 130, 37, 140)], ids=str)
-def test_hamming(size, level):
+def test_hamming(size, backend):
     q, n, width, k = size
     generator = torch.Generator().manual_seed(16)
     queries = torch.randint(0, 256, (q, width), dtype=torch.uint8, generator=generator)
     rows = torch.randint(0, 256, (n, width), dtype=torch.uint8, generator=generator)
     rows[n // 2] = rows[0]
-    check_search(queries, rows, k, "hamming", (0, 3, 3.5, 4.0 * width, math.inf))
+    check_search(
+        queries, rows, k, "hamming", (0, 3, 3.5, 4.0 * width, math.inf), device=backend.device
+    )
     assert Gallery(rows, metric="hamming").search(queries, k).distances.dtype == torch.int32
 
 
 @pytest.mark.parametrize("metric", FLOAT_METRICS)
-def test_float64_runs_in_float64(metric, level):
+def test_float64_runs_in_float64(metric, simd):
     # Integers: every order of operations gives the same sums.
     generator = torch.Generator().manual_seed(17)
     queries = torch.randint(-9, 9, (9, 21), generator=generator).double()
@@ -174,7 +182,7 @@ def test_float64_runs_in_float64(metric, level):
 
 
 @pytest.mark.parametrize("metric", [*FLOAT_METRICS, "hamming"])
-def test_promise_4_no_result_depends_on_threads_or_company(metric, level):
+def test_promise_4_no_result_depends_on_threads_or_company(metric, simd):
     queries, rows = random_rows(18, 37, 48), random_rows(19, 2500, 48)
     if metric == "hamming":
         queries, rows = ((t > 0).to(torch.uint8) for t in (queries, rows))

@@ -18,6 +18,17 @@ inline cpu::Level checked_level() {
   }
 }
 
+// Returns make(LEVEL), LEVEL being the namespace of the instruction set in use.
+#if defined(__x86_64__)
+#define SIAM_RETURN_AT_LEVEL(make)                              \
+  const cpu::Level level_in_use = checked_level();              \
+  if (level_in_use == cpu::Level::kAvx512) return make(avx512); \
+  if (level_in_use == cpu::Level::kAvx2) return make(avx2);     \
+  return make(generic);
+#else
+#define SIAM_RETURN_AT_LEVEL(make) return make(generic);
+#endif
+
 template <class C>
 struct Level {
   decltype(&cpu::generic::tile_geometry<C>) tile_geometry;
@@ -46,12 +57,7 @@ struct Level {
       cpu::level::add_picks<C>}
 template <class C>
 Level<C> active_level() {
-#if defined(__x86_64__)
-  const cpu::Level level = checked_level();
-  if (level == cpu::Level::kAvx512) return SIAM_LEVEL_FUNCTIONS(avx512);
-  if (level == cpu::Level::kAvx2) return SIAM_LEVEL_FUNCTIONS(avx2);
-#endif
-  return SIAM_LEVEL_FUNCTIONS(generic);
+  SIAM_RETURN_AT_LEVEL(SIAM_LEVEL_FUNCTIONS)
 }
 #undef SIAM_LEVEL_FUNCTIONS
 
@@ -61,18 +67,11 @@ struct PairLevel {
   void (*rows)(const cpu::PairTask<C>&, const void* params, int64_t begin, int64_t end);
   void (*meetings)(const cpu::PairMeetings<C>&, const void* params, int64_t begin, int64_t end);
 };
+#define SIAM_PAIR_FUNCTIONS(level) {cpu::level::batch_pairs<F, C>, cpu::level::batch_meetings<F, C>}
 template <class F, class C>
 PairLevel<C> active_pairs() {
-#if defined(__x86_64__)
-  const cpu::Level level = checked_level();
-  if (level == cpu::Level::kAvx512) {
-    return {cpu::avx512::batch_pairs<F, C>, cpu::avx512::batch_meetings<F, C>};
-  }
-  if (level == cpu::Level::kAvx2) {
-    return {cpu::avx2::batch_pairs<F, C>, cpu::avx2::batch_meetings<F, C>};
-  }
-#endif
-  return {cpu::generic::batch_pairs<F, C>, cpu::generic::batch_meetings<F, C>};
+  SIAM_RETURN_AT_LEVEL(SIAM_PAIR_FUNCTIONS)
 }
+#undef SIAM_PAIR_FUNCTIONS
 
 }  // namespace siamcuda::ops

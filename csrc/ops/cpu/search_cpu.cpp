@@ -48,21 +48,11 @@ struct TypedSearchLevel {
    cpu::level::search_bits, cpu::level::hamming_rows}
 #define SIAM_TYPED_SEARCH_LEVEL(level) \
   {cpu::level::search_directly<C>, cpu::level::finish_search<C>, cpu::level::normalize_rows<C>}
-#if defined(__x86_64__)
-#define SIAM_RETURN_LEVEL(make)                          \
-  const cpu::Level level = checked_level();              \
-  if (level == cpu::Level::kAvx512) return make(avx512); \
-  if (level == cpu::Level::kAvx2) return make(avx2);     \
-  return make(generic);
-#else
-#define SIAM_RETURN_LEVEL(make) return make(generic);
-#endif
-SearchLevel search_level() { SIAM_RETURN_LEVEL(SIAM_SEARCH_LEVEL) }
+SearchLevel search_level() { SIAM_RETURN_AT_LEVEL(SIAM_SEARCH_LEVEL) }
 template <class C>
 TypedSearchLevel<C> typed_search_level() {
-  SIAM_RETURN_LEVEL(SIAM_TYPED_SEARCH_LEVEL)
+  SIAM_RETURN_AT_LEVEL(SIAM_TYPED_SEARCH_LEVEL)
 }
-#undef SIAM_RETURN_LEVEL
 #undef SIAM_TYPED_SEARCH_LEVEL
 #undef SIAM_SEARCH_LEVEL
 

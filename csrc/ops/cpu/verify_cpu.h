@@ -31,12 +31,7 @@ struct VerifyLevel {
    cpu::level::sweep_mates<C>,     cpu::level::sweep_ranks<C>, cpu::level::sweep_bootstrap<C>}
 template <class C>
 VerifyLevel<C> verify_level() {
-#if defined(__x86_64__)
-  const cpu::Level level = checked_level();
-  if (level == cpu::Level::kAvx512) return SIAM_LEVEL_FUNCTIONS(avx512);
-  if (level == cpu::Level::kAvx2) return SIAM_LEVEL_FUNCTIONS(avx2);
-#endif
-  return SIAM_LEVEL_FUNCTIONS(generic);
+  SIAM_RETURN_AT_LEVEL(SIAM_LEVEL_FUNCTIONS)
 }
 #undef SIAM_LEVEL_FUNCTIONS
 

@@ -148,6 +148,22 @@ def test_cosine_of_zero_vectors_is_one(backend):
     assert found.ids.tolist() == [list(range(100))]
 
 
+def test_cosine_of_float64_at_any_scale(backend):
+    rows, queries = (
+        random_rows(44 + i, n, 7).double().to(backend.device) for i, n in ((0, 40), (1, 3))
+    )
+    expected = Gallery(rows, metric="cosine").search(queries, 40)
+    scales = torch.tensor([2.0**-900, 1.0, 2.0**900], dtype=torch.float64, device=backend.device)
+    scaled = Gallery(rows * scales[torch.arange(40) % 3].unsqueeze(1), metric="cosine")
+    found = scaled.search(queries * scales.unsqueeze(1), 40)
+    same_bits(found.distances, expected.distances)
+    same_bits(found.ids, expected.ids)
+    rows[0], rows[1] = 0, math.inf
+    odd = Gallery(rows, metric="cosine", nonfinite="allow").search(queries[:1], 40)
+    assert odd.distances[0, odd.ids[0] == 0] == 1
+    assert odd.ids[0, -1] == 1
+
+
 @pytest.mark.parametrize("size", [(1, 65, 1, 4), (13, 700, 4, 9), (30, 130, 37, 140)], ids=str)
 def test_hamming(size, backend):
     q, n, width, k = size

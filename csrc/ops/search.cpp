@@ -104,9 +104,25 @@ Ranges range(const SearchBackend& backend, const Tensor& queries, const Tensor& 
   return backend.range(part, radius);
 }
 
+// Rows of float64 whose squares a double can't hold, times a power of two: their direction is the
+// same. (Squares of the other types always fit.)
+Tensor within_range(const Tensor& rows) {
+  if (rows.scalar_type() != at::kDouble || rows.numel() == 0) return rows;
+  const Tensor largest = at::linalg_vector_norm(rows, std::numeric_limits<double>::infinity(),
+                                                at::IntArrayRef{1}, true);
+  const Tensor extreme =
+      ((largest > 0x1p500) & largest.isfinite()) | ((largest < 0x1p-500) & (largest > 0));
+  // On a GPU the answer would have to be waited for.
+  if (rows.is_cpu() && !extreme.any().item<bool>()) return rows;
+  const Tensor exponent = std::get<1>(at::frexp(largest)).clamp(-1022, 1022);
+  const Tensor one = at::ones_like(largest);
+  return rows * at::where(extreme, at::ldexp(one, -exponent), one);
+}
+
 Tensor normalize(const SearchBackend& backend, const Tensor& rows) {
   check_rows("gallery_normalize", "rows", rows, false);
-  return backend.normalize(rows.stride(1) == 1 ? rows : rows.contiguous());
+  const Tensor safe = within_range(rows);
+  return backend.normalize(safe.stride(1) == 1 ? safe : safe.contiguous());
 }
 
 std::vector<Tensor> screen(const SearchBackend& backend, const Tensor& rows, const Tensor& center) {

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from bench import results, table_search
+from bench import results, table_search, table_verification
 from bench.cells import (
     GRAPH,
     HEADER,
@@ -217,6 +217,7 @@ SECTIONS: dict[str, Callable[[Sequence[Row]], str]] = {
     "batch_summary": _batch_summary,
     "traffic": _traffic,
     **table_search.SECTIONS,
+    **table_verification.SECTIONS,
 }
 
 

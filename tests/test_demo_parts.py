@@ -24,8 +24,9 @@ from siamcuda.train.augment import Augmentation, random_views, resize
 from siamcuda.train.data import load_att_faces, load_faces
 from siamcuda.train.encoders import ENCODERS, INPUT_SIZE, ChopraNet, build_encoder
 from siamcuda.train.errors import InputError
+from siamcuda.train.objectives import balanced_pairs
 from siamcuda.train.protocols import embed, enrolled_trials, pair_trials
-from siamcuda.train.samplers import PeopleSampler, balanced_pairs
+from siamcuda.train.samplers import PKSampler
 from siamcuda.train.storage import save_json
 
 
@@ -123,19 +124,19 @@ def test_rotation_keeps_shapes_in_pixels() -> None:
 
 def test_an_epoch_depends_on_seed_and_number_alone() -> None:
     labels = torch.arange(10).repeat_interleave(7)
-    sampler = PeopleSampler(labels, people=6, pictures=3, seed=1)
+    sampler = PKSampler(labels, classes=6, examples=3, seed=1)
     assert len(sampler) == 4
     batches = list(sampler.epoch(5))
-    again = list(PeopleSampler(labels, people=6, pictures=3, seed=1).epoch(5))
+    again = list(PKSampler(labels, classes=6, examples=3, seed=1).epoch(5))
     assert all(torch.equal(a, b) for a, b in zip(batches, again, strict=True))
-    assert not torch.equal(batches[0], next(sampler.epoch(6)))
+    assert not torch.equal(batches[0], sampler.epoch(6)[0])
     for rows in batches:
         assert sorted(torch.bincount(labels[rows]).unique().tolist()) in ([0, 3], [3])
         assert len(set(rows.tolist())) == 18
 
 
 def test_few_people_and_few_pictures_still_make_a_batch() -> None:
-    sampler = PeopleSampler(torch.tensor([0, 0, 5]), people=32, pictures=4, seed=0)
+    sampler = PKSampler(torch.tensor([0, 0, 5]), classes=32, examples=4, seed=0)
     (rows,) = sampler.epoch(0)
     assert sorted(rows.tolist()) == [0, 0, 1, 1, 2, 2, 2, 2]
 

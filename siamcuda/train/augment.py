@@ -7,11 +7,13 @@ of half the size falls between four pixels each, so it yields exactly the mean o
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from siamcuda.train.errors import InputError
 
 __all__ = ["Augmentation", "random_views", "resize"]
 
@@ -28,6 +30,15 @@ class Augmentation:
     noise: float = 0.03  # standard deviation, drawn per image from [0, noise]
     erase: float = 0.6  # chance that a rectangle of up to 40 % of each side is greyed out
     flip: float = 0.5  # chance of a mirror image
+
+    def check(self) -> None:
+        """Raise InputError that names the first setting that cannot work."""
+        for name, value in asdict(self).items():
+            if not (math.isfinite(value) and value >= 0):
+                raise InputError(f"{name}: must be finite and >= 0, got {value}")
+        for name in ("erase", "flip"):
+            if getattr(self, name) > 1:
+                raise InputError(f"{name}: must lie in [0, 1], got {getattr(self, name)}")
 
 
 def resize(images: Tensor, size: tuple[int, int]) -> Tensor:

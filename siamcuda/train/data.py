@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import re
 from collections.abc import Sequence
@@ -28,6 +29,22 @@ class Faces:
     images: Tensor  # (N, H, W) uint8
     labels: Tensor  # (N,) int64: row i shows people[labels[i]]
     people: tuple[str, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the classes are called."""
+        return self.people
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def load(self, rows: Tensor) -> Tensor:
+        """Pictures (B, H, W)."""
+        return self.images[rows]
+
+    def digest(self) -> str:
+        """SHA-256 of all pictures."""
+        return hashlib.sha256(self.images.numpy().tobytes()).hexdigest()
 
     def of(self, people: Sequence[str]) -> Faces:
         """Keep the images of ``people``, in the order given, with labels 0, 1, 2, ..."""

@@ -33,7 +33,7 @@ import siamcuda
 from siamcuda import verification
 from siamcuda._files import write_atomically
 from siamcuda.report import plots
-from siamcuda.train.data import Faces, load_att_faces, load_faces
+from siamcuda.train.data import ImageArray, load_att_faces, load_faces
 from siamcuda.train.errors import InputError
 from siamcuda.train.protocols import ENROLLED, Trials, embed, enrolled_trials, pair_trials
 from siamcuda.train.storage import (
@@ -118,13 +118,13 @@ def run(options: ChopraFaces) -> dict[str, Any]:
     return _summarise(options.out, splits, results)
 
 
-def make_splits(options: ChopraFaces, faces: Faces) -> list[Split]:
+def make_splits(options: ChopraFaces, faces: ImageArray) -> list[Split]:
     """Divide the people: the paper's split, or as many seeded random ones as asked for.
 
     With ``validate`` the last people are left out altogether and the others are cut into disjoint
     folds, each of which is tested on once: that is where settings are chosen.
     """
-    people, held = faces.people, options.test_people
+    people, held = faces.names, options.test_people
     if len(people) < held + 2:
         raise InputError(f"data: {len(people)} people are too few to test on {held} of them")
     fewest = int(torch.bincount(faces.labels).min())
@@ -237,7 +237,7 @@ def _forget(folder: Path) -> None:
         (folder / f"{name}.png").unlink(missing_ok=True)
 
 
-def _run_split(options: ChopraFaces, split: Split, faces: Faces, title: str) -> None:
+def _run_split(options: ChopraFaces, split: Split, faces: ImageArray, title: str) -> None:
     config = replace(options.train, seed=split.seed)
     known = faces.of(split.people_train)
     state = split.folder / "training_state.safetensors"

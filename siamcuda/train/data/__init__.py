@@ -1,0 +1,25 @@
+"""Examples to train on: images in memory and on disk, pairs, texts, and data inside packages.
+
+Every class here is what :class:`siamcuda.train.system.Examples` asks for. What can't be used (a
+folder, a file, a row of a table) raises :class:`siamcuda.train.errors.InputError`, which names it.
+Nothing is unpickled, and headers are compared with sizes before they are believed.
+"""
+
+from typing import TYPE_CHECKING
+
+from siamcuda.train.data import arrays, faces, folders, pictures
+from siamcuda.train.data.arrays import *
+from siamcuda.train.data.faces import *
+from siamcuda.train.data.folders import *
+from siamcuda.train.data.pictures import *
+
+__all__ = arrays.__all__ + faces.__all__ + folders.__all__ + pictures.__all__
+
+if TYPE_CHECKING:  # mypy proves that each class is what a trainer takes
+    from siamcuda.train.system import Examples
+
+    _examples: list[type[Examples]] = [
+        arrays.ImageArray,
+        folders.ImageFiles,
+        folders.ImageFolder,
+    ]

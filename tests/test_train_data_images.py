@@ -21,6 +21,7 @@ pytest.importorskip("safetensors")
 from PIL import Image, ImageFile
 from torch.utils.data import DataLoader
 
+from siamcuda.train.augment import Augmentation, ImageViews, random_views, resize
 from siamcuda.train.data import Decoder, ImageArray, ImageFiles, ImageFolder, load_arrays
 from siamcuda.train.errors import InputError
 
@@ -424,3 +425,46 @@ def test_a_file_cut_in_the_middle_is_named(tmp_path: Path, kind: str) -> None:
     assert not ImageFile.LOAD_TRUNCATED_IMAGES
     with pytest.raises(InputError, match=rf"cannot read the image .*cut\.{kind}"):
         Decoder((20, 20)).read(path)
+
+
+# --- views ----------------------------------------------------------------------------------------
+
+
+def test_views_of_grey_images_keep_their_bits_with_a_channel() -> None:
+    """What (N, H, W) gives, (N, 1, H, W) and an ImageViews give too."""
+    images = torch.randint(0, 256, (5, 56, 46), dtype=torch.uint8)
+    seeds = [torch.Generator().manual_seed(3) for _ in range(3)]
+    views = ImageViews((28, 23))
+    expected = random_views(images, (28, 23), Augmentation(), seeds[0])
+    assert torch.equal(random_views(images[:, None], (28, 23), Augmentation(), seeds[1]), expected)
+    assert torch.equal(pickle.loads(pickle.dumps(views))(images, seeds[2]), expected)
+    assert torch.equal(views(images[:, None], None), resize(images, (28, 23)))
+
+
+def test_views_of_colour_keep_grey_grey() -> None:
+    images = torch.randint(0, 256, (4, 1, 20, 20), dtype=torch.uint8)
+    still = Augmentation(noise=0, erase=0)
+    both = [
+        random_views(batch, (16, 16), still, torch.Generator().manual_seed(1))
+        for batch in (images, images.expand(4, 3, 20, 20))
+    ]
+    torch.testing.assert_close(both[1], both[0].expand(4, 3, 16, 16))
+    noisy = random_views(
+        images.expand(4, 3, 20, 20), (16, 16), Augmentation(), torch.Generator().manual_seed(1)
+    )
+    assert not torch.equal(noisy[:, 0], noisy[:, 1])
+
+
+def test_each_image_of_a_pair_gets_a_view_of_its_own() -> None:
+    image = torch.randint(0, 256, (3, 20, 20), dtype=torch.uint8)
+    pairs = image.expand(2, 2, 3, 20, 20)
+    views = ImageViews((10, 12))
+    drawn = views(pairs, torch.Generator())
+    assert drawn.shape == (2, 2, 3, 10, 12)
+    assert len({view.numpy().tobytes() for view in drawn.flatten(0, 1)}) == 4
+    plain = views(pairs, None)
+    assert torch.equal(plain[0, 0], plain[1, 1])
+    assert 0 <= float(plain.min()) <= float(plain.max()) <= 1
+    for wrong in (torch.zeros(2, 3, 3), torch.zeros(3, 3, dtype=torch.uint8)):
+        with pytest.raises(ValueError, match=r"uint8 \(B, H, W\)"):
+            views(wrong, None)

@@ -7,17 +7,35 @@ Nothing is unpickled, and headers are compared with sizes before they are believ
 
 from typing import TYPE_CHECKING
 
-from siamcuda.train.data import arrays, faces, folders, pictures
+from siamcuda.train.data import (
+    arrays,
+    faces,
+    folders,
+    idx,
+    mnist,
+    pictures,
+)
 from siamcuda.train.data.arrays import *
 from siamcuda.train.data.faces import *
 from siamcuda.train.data.folders import *
+from siamcuda.train.data.idx import *
+from siamcuda.train.data.mnist import *
 from siamcuda.train.data.pictures import *
 
-__all__ = arrays.__all__ + faces.__all__ + folders.__all__ + pictures.__all__
+__all__ = (
+    arrays.__all__
+    + faces.__all__
+    + folders.__all__
+    + idx.__all__
+    + mnist.__all__
+    + pictures.__all__
+)
 
 if TYPE_CHECKING:  # mypy proves that each class is what a trainer takes
-    from siamcuda.train.system import Examples
+    from siamcuda.train.augment import ImageViews
+    from siamcuda.train.system import Examples, Transform
 
+    _transform: Transform = ImageViews((1, 1))
     _examples: list[type[Examples]] = [
         arrays.ImageArray,
         folders.ImageFiles,

@@ -13,14 +13,20 @@ from siamcuda.train.data import (
     folders,
     idx,
     mnist,
+    pairs,
     pictures,
+    text,
+    text_sets,
 )
 from siamcuda.train.data.arrays import *
 from siamcuda.train.data.faces import *
 from siamcuda.train.data.folders import *
 from siamcuda.train.data.idx import *
 from siamcuda.train.data.mnist import *
+from siamcuda.train.data.pairs import *
 from siamcuda.train.data.pictures import *
+from siamcuda.train.data.text import *
+from siamcuda.train.data.text_sets import *
 
 __all__ = (
     arrays.__all__
@@ -28,7 +34,10 @@ __all__ = (
     + folders.__all__
     + idx.__all__
     + mnist.__all__
+    + pairs.__all__
     + pictures.__all__
+    + text.__all__
+    + text_sets.__all__
 )
 
 if TYPE_CHECKING:  # mypy proves that each class is what a trainer takes
@@ -40,4 +49,6 @@ if TYPE_CHECKING:  # mypy proves that each class is what a trainer takes
         arrays.ImageArray,
         folders.ImageFiles,
         folders.ImageFolder,
+        pairs.PairFile,
+        text.TextPairs,
     ]

@@ -103,14 +103,19 @@ def list_identities(
     folder: Path, types: Sequence[str] = IMAGE_TYPES
 ) -> tuple[tuple[str, ...], tuple[Path, ...], Tensor]:
     """List a folder of one sub-folder an identity: its names, the files, the label of each."""
+    folders = list_folders(folder, "an identity")
+    files = [list_images(identity, types) for identity in folders]
+    labels = torch.repeat_interleave(torch.tensor([len(paths) for paths in files]))
+    paths = tuple(path for images in files for path in images)
+    return tuple(identity.name for identity in folders), paths, labels
+
+
+def list_folders(folder: Path, what: str) -> list[Path]:
+    """The sub-folders of a folder, each ``what``, in natural order; none is an InputError."""
     _, folders = _scan(folder)
     if not folders:
-        raise InputError(
-            f"data: {folder} has no sub-folders; one sub-folder an identity is expected"
-        )
-    files = [list_images(folder / name, types) for name in folders]
-    labels = torch.repeat_interleave(torch.tensor([len(paths) for paths in files]))
-    return tuple(folders), tuple(path for paths in files for path in paths), labels
+        raise InputError(f"data: {folder} has no sub-folders; one sub-folder {what} is expected")
+    return [folder / name for name in folders]
 
 
 def list_images(folder: Path, types: Sequence[str] = IMAGE_TYPES) -> list[Path]:

@@ -12,9 +12,13 @@ from siamcuda.train.data import (
     faces,
     folders,
     idx,
+    letters,
     mnist,
+    omniglot,
     pairs,
+    photographs,
     pictures,
+    signatures,
     text,
     text_sets,
 )
@@ -22,9 +26,13 @@ from siamcuda.train.data.arrays import *
 from siamcuda.train.data.faces import *
 from siamcuda.train.data.folders import *
 from siamcuda.train.data.idx import *
+from siamcuda.train.data.letters import *
 from siamcuda.train.data.mnist import *
+from siamcuda.train.data.omniglot import *
 from siamcuda.train.data.pairs import *
+from siamcuda.train.data.photographs import *
 from siamcuda.train.data.pictures import *
+from siamcuda.train.data.signatures import *
 from siamcuda.train.data.text import *
 from siamcuda.train.data.text_sets import *
 
@@ -33,9 +41,13 @@ __all__ = (
     + faces.__all__
     + folders.__all__
     + idx.__all__
+    + letters.__all__
     + mnist.__all__
+    + omniglot.__all__
     + pairs.__all__
+    + photographs.__all__
     + pictures.__all__
+    + signatures.__all__
     + text.__all__
     + text_sets.__all__
 )
@@ -50,5 +62,6 @@ if TYPE_CHECKING:  # mypy proves that each class is what a trainer takes
         folders.ImageFiles,
         folders.ImageFolder,
         pairs.PairFile,
+        signatures.Signatures,
         text.TextPairs,
     ]

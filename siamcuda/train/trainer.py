@@ -168,7 +168,8 @@ class _Run:
     def _step(self, chosen: Tensor, stored: Tensor) -> Outcome:
         device = self.place.device
         labels = self.system.examples.labels[chosen].to(device, non_blocking=True)
-        inputs = self.system.transform(stored.to(device, non_blocking=True), self.generator)
+        # Views are drawn on the CPU, so that they are the same wherever the model runs.
+        inputs = self.system.transform(stored, self.generator).to(device, non_blocking=True)
         tell = self.position.step % TELL_EVERY == 0
         told: list[Outcome] = []
 

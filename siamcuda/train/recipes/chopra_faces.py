@@ -27,15 +27,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 import siamcuda
 from siamcuda import verification
 from siamcuda._files import write_atomically
 from siamcuda.report import plots
-from siamcuda.train.augment import Augmentation, random_views, resize
+from siamcuda.train.augment import Augmentation, ImageViews
 from siamcuda.train.config import TrainConfig, check_choices
-from siamcuda.train.data import Faces, load_att_faces, load_faces
+from siamcuda.train.data import ImageArray, load_att_faces, load_faces
 from siamcuda.train.encoders import INPUT_SIZE, build_encoder
 from siamcuda.train.errors import InputError
 from siamcuda.train.listeners import listening
@@ -143,13 +142,13 @@ def run(options: ChopraFaces) -> dict[str, Any]:
     return _summarise(options.out, splits, results)
 
 
-def make_splits(options: ChopraFaces, faces: Faces) -> list[Split]:
+def make_splits(options: ChopraFaces, faces: ImageArray) -> list[Split]:
     """Divide the people: the paper's split, or as many seeded random ones as asked for.
 
     With ``validate`` the last people are left out altogether and the others are cut into disjoint
     folds, each of which is tested on once: that is where settings are chosen.
     """
-    people, held = faces.people, options.test_people
+    people, held = faces.names, options.test_people
     if len(people) < held + 2:
         raise InputError(f"data: {len(people)} people are too few to test on {held} of them")
     fewest = int(torch.bincount(faces.labels).min())
@@ -265,19 +264,7 @@ def _forget(folder: Path) -> None:
         events.unlink()
 
 
-@dataclass(frozen=True)
-class _Views:
-    """Random views while training, the pictures themselves else."""
-
-    augment: Augmentation
-
-    def __call__(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
-        if generator is None:
-            return resize(images, INPUT_SIZE)
-        return random_views(images, INPUT_SIZE, self.augment, generator)
-
-
-def _run_split(options: ChopraFaces, split: Split, faces: Faces, title: str) -> None:
+def _run_split(options: ChopraFaces, split: Split, faces: ImageArray, title: str) -> None:
     config = replace(options.train, seed=split.seed)
     known = faces.of(split.people_train)
     state = split.folder / "training_state.safetensors"
@@ -289,7 +276,7 @@ def _run_split(options: ChopraFaces, split: Split, faces: Faces, title: str) -> 
         sampler=PKSampler(
             known.labels, options.people_per_batch, options.pictures_per_person, config.seed
         ),
-        transform=_Views(options.augment),
+        transform=ImageViews(INPUT_SIZE, options.augment),
     )
     with listening(title, split.folder / "tensorboard") as listener:
         settings = options.learned

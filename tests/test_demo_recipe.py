@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save
 from siamcuda.train import trainer
 from siamcuda.train.augment import Augmentation
 from siamcuda.train.data import load_faces
-from siamcuda.train.encoders import build_encoder
+from siamcuda.train.encoders import FACES, EncoderConfig, build_encoder
 from siamcuda.train.errors import InputError
 from siamcuda.train.recipes import chopra_faces
 from siamcuda.train.recipes.chopra_faces import FARS, ChopraFaces, make_splits
@@ -85,7 +85,7 @@ def test_a_run_leaves_every_file_and_the_schema(options: ChopraFaces) -> None:
             image.load()
             assert min(image.size) > 300
     tensors, metadata = load_tensors(options.out / "checkpoint.safetensors")
-    encoder = build_encoder(**json.loads(metadata["encoder"]), seed=9)
+    encoder = build_encoder(EncoderConfig(**json.loads(metadata["encoder"])), FACES, seed=9)
     load_weights(encoder, tensors, options.out / "checkpoint.safetensors")
     assert "siamcuda, enrolled" in chopra_faces.table(metrics)
 
@@ -216,12 +216,14 @@ def test_a_broken_state_is_named_and_nothing_is_trained(
 def test_weights_that_do_not_fit_change_nothing(options: ChopraFaces) -> None:
     chopra_faces.run(options)
     path = options.out / "checkpoint.safetensors"
-    encoder = build_encoder("small", 16, seed=0)
+    encoder = build_encoder(EncoderConfig("small", 16), FACES, seed=0)
     before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
     with pytest.raises(InputError, match=r"head.weight is \(8, .*expected \(16, "):
         load_weights(encoder, load_file(path), path)
     with pytest.raises(InputError, match="does not fit the encoder"):
-        load_weights(build_encoder("chopra2005", 8, seed=0), load_file(path), path)
+        load_weights(
+            build_encoder(EncoderConfig("chopra2005", 8), FACES, seed=0), load_file(path), path
+        )
     for name, tensor in encoder.state_dict().items():
         assert torch.equal(tensor, before[name])
 

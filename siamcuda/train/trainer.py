@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import siamcuda
 from siamcuda.train.augment import Augmentation, random_views
-from siamcuda.train.encoders import ENCODERS, INPUT_SIZE, build_encoder
+from siamcuda.train.encoders import ENCODERS, FACES, INPUT_SIZE, EncoderConfig, build_encoder
 from siamcuda.train.errors import InputError
 from siamcuda.train.samplers import PeopleSampler, balanced_pairs, epoch_seed
 from siamcuda.train.storage import load_tensors, load_weights, save_tensors
@@ -100,7 +100,7 @@ def train(
         The encoder, in evaluation mode, and one entry an epoch.
     """
     config.check()
-    encoder = build_encoder(config.encoder, config.embedding, config.seed)
+    encoder = build_encoder(EncoderConfig(config.encoder, config.embedding), FACES, config.seed)
     optimizer = torch.optim.AdamW(_groups(encoder, config.weight_decay), lr=config.learning_rate)
     sampler = PeopleSampler(
         labels, config.people_per_batch, config.pictures_per_person, config.seed

@@ -1,7 +1,5 @@
 """Encoders: every one of the registry by one set of tests, then what is special in each."""
 
-# ruff: noqa: E402  the imports follow the skips
-
 from __future__ import annotations
 
 import copy
@@ -14,9 +12,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
-
-for _extra in ("PIL", "safetensors"):
-    pytest.importorskip(_extra)
 
 import siamcuda
 from siamcuda.train.encoders import (

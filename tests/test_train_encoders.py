@@ -176,6 +176,17 @@ def test_copies_half_precision_and_compile(case: tuple[str, EncoderSpec]) -> Non
     torch.testing.assert_close(compiled(rows), out)
 
 
+@pytest.mark.parametrize("name", ["fast-group", "residual-group"])
+def test_group_norm_lets_a_batch_be_cut(name: str) -> None:
+    it, labels = CASES[name], torch.arange(12) % 3
+    whole, cut = it.build(seed=1), it.build(seed=1)
+    rows = it.example(12)
+    siamcuda.batch_triplet_loss(whole(rows), labels).backward()
+    siamcuda.cached_step(cut, rows.split(5), lambda z: siamcuda.batch_triplet_loss(z, labels))
+    for (key, one), other in zip(whole.named_parameters(), cut.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, atol=1e-5, rtol=1e-3, msg=key)
+
+
 # options
 
 

@@ -65,7 +65,7 @@ def _train(arguments: Sequence[str]) -> int:
         return chopra_faces.ChopraFaces, run
 
     again = "; the same command goes on from here"
-    return _run("train chopra-faces", "demo", parts, arguments, again)
+    return _run("train chopra-faces", "demo", parts, arguments, again, dotted=True)
 
 
 def _evaluate(arguments: Sequence[str]) -> int:
@@ -92,6 +92,8 @@ def _run(
     parts: Callable[[], tuple[Any, Callable[[Any], None]]],
     arguments: Sequence[str],
     interrupted: str = "; nothing is left half written",
+    *,
+    dotted: bool = False,
 ) -> int:
     """Parse the options of a command and run it; ``parts`` imports both."""
     from siamcuda.train.errors import InputError
@@ -104,7 +106,7 @@ def _run(
             options_type,
             prog=f"siamcuda {command}",
             args=list(arguments),
-            config=(tyro.conf.OmitArgPrefixes,),
+            config=() if dotted else (tyro.conf.OmitArgPrefixes,),
         )
         run(options)
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""The losses as modules: options at construction, tensors at the call."""
+"""The losses, and a head on two encodings, as modules: options at construction, tensors at call."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from torch import Tensor
-from torch.nn import Module
+from torch.nn import Linear, Module
 
 from siamcuda import batch, functional
 
@@ -19,6 +19,7 @@ __all__ = [
     "SquaredL2",
     "TripletLoss",
     "TripletMarginLoss",
+    "VerificationHead",
 ]
 
 
@@ -226,3 +227,44 @@ class BatchTripletLoss(_BatchLoss):
         super().__init__(
             margin=margin, mining=mining, squared=squared, soft=soft, reduction=reduction
         )
+
+
+class VerificationHead(Module):
+    """Whether two rows differ, from the weighted L1 distance of their encodings (DeepFace 2014).
+
+    σ(Σ_k w_k·|x1_k − x2_k| + b) with learnt w and b: the probability of y = 1, a dissimilar pair.
+    Symmetric in the two; its gradient at equal components is 0. Train it on :meth:`logits`, whose
+    cross-entropy stays finite where σ has rounded to 0 or 1.
+
+    Args:
+        features: length D of the encodings.
+
+    Example:
+        >>> import torch, siamcuda
+        >>> head = siamcuda.nn.VerificationHead(4)
+        >>> x1, x2, y = torch.rand(3, 4), torch.rand(3, 4), torch.tensor([0.0, 1.0, 1.0])
+        >>> torch.nn.functional.binary_cross_entropy_with_logits(head.logits(x1, x2), y).backward()
+        >>> head(x1, x2).shape
+        torch.Size([3])
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        if features < 1:
+            raise ValueError(f"features must be at least 1, got {features}")
+        self.features = features
+        self.linear = Linear(features, 1)
+
+    def logits(self, x1: Tensor, x2: Tensor) -> Tensor:
+        """(..., D), (..., D) -> (...), before σ."""
+        if x1.shape != x2.shape or x1.shape[-1:] != (self.features,):
+            raise ValueError(
+                f"x1, x2: two tensors (..., {self.features}) are expected, "
+                f"got {tuple(x1.shape)} {x1.dtype} and {tuple(x2.shape)} {x2.dtype}"
+            )
+        scores: Tensor = self.linear((x1 - x2).abs()).squeeze(-1)
+        return scores
+
+    def forward(self, x1: Tensor, x2: Tensor) -> Tensor:
+        """(..., D), (..., D) -> (...), in [0, 1]."""
+        return self.logits(x1, x2).sigmoid()

@@ -59,7 +59,14 @@ def test_train_explains_its_options(capsys: pytest.CaptureFixture[str]) -> None:
         main(["train", "chopra-faces", "--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    for option in ("--out", "--splits", "--q", "--epochs", "--encoder", "--rotate"):
+    for option in (
+        "--out",
+        "--splits",
+        "--objective.q",
+        "--train.epochs",
+        "--encoder.name",
+        "--augment.rotate",
+    ):
         assert option in text
 
 
@@ -74,8 +81,17 @@ def test_train_prints_the_table_beside_the_papers(
     metrics |= {"people_train": 35, "people_test": 5}
     asked: list[chopra_faces.ChopraFaces] = []
     monkeypatch.setattr(chopra_faces, "run", lambda options: asked.append(options) or metrics)
-    command = ["train", "chopra-faces", "--out", str(tmp_path), "--q", "1.5", "--splits", "4"]
-    assert main([*command, "--rotate", "3"]) == 0
+    command = [
+        "train",
+        "chopra-faces",
+        "--out",
+        str(tmp_path),
+        "--objective.q",
+        "1.5",
+        "--splits",
+        "4",
+    ]
+    assert main([*command, "--augment.rotate", "3"]) == 0
     assert (asked[0].objective.q, asked[0].splits, asked[0].augment.rotate) == (1.5, 4, 3.0)
     lines = capsys.readouterr().out.splitlines()
     assert lines[2].split()[-3:] == ["0.0", "1.0", "1.0"]
@@ -97,6 +113,6 @@ def test_train_says_what_is_wrong_and_returns_2(
     command = ["train", "chopra-faces", "--out", str(out), "--data", str(tmp_path / "none")]
     assert main(command) == 2
     assert "siamcuda: error: data: no such folder" in capsys.readouterr().err
-    assert main([*command, "--q", "nan"]) == 2
+    assert main([*command, "--objective.q", "nan"]) == 2
     assert "siamcuda: error: q: must be finite" in capsys.readouterr().err
     assert not out.exists()

@@ -24,15 +24,16 @@ from siamcuda.train import trainer
 from siamcuda.train.augment import Augmentation
 from siamcuda.train.config import TrainConfig
 from siamcuda.train.data import load_faces
-from siamcuda.train.encoders import build_encoder
+from siamcuda.train.encoders import FACES, EncoderConfig, build_encoder
 from siamcuda.train.errors import InputError
 from siamcuda.train.recipes import chopra_faces
 from siamcuda.train.recipes.chopra_faces import FARS, ChopraFaces, make_splits
+from siamcuda.train.siamese import Siamese
 from siamcuda.train.storage import load_tensors, load_weights
 
 FILES = {
-    "config.json", "checkpoint.safetensors", "history.json", "trials.safetensors",
-    "training.png", "histogram.png", "roc.png", "metrics.json", "tensorboard",
+    "config.json", "checkpoint.safetensors", "calibrator.json", "history.json",
+    "trials.safetensors", "training.png", "histogram.png", "roc.png", "metrics.json", "tensorboard",
 }  # fmt: skip
 TINY = TrainConfig(epochs=3, device="cpu")
 
@@ -54,8 +55,8 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def options(faces: Path, tmp_path: Path) -> ChopraFaces:
     return ChopraFaces(
-        out=tmp_path / "run", data=faces, test_people=2, embedding=8, pictures_per_person=2,
-        train=TINY,
+        out=tmp_path / "run", data=faces, test_people=2, encoder=EncoderConfig(embedding=8),
+        pictures_per_person=2, train=TINY,
     )  # fmt: skip
 
 
@@ -91,9 +92,16 @@ def test_a_run_leaves_every_file_and_the_schema(options: ChopraFaces) -> None:
         with Image.open(picture) as image:
             image.load()
             assert min(image.size) > 300
-    tensors, metadata = load_tensors(options.out / "checkpoint.safetensors")
-    encoder = build_encoder(**json.loads(metadata["encoder"]), seed=9)
-    load_weights(encoder, tensors, options.out / "checkpoint.safetensors")
+    siamese = Siamese.load(options.out)
+    assert (siamese.far, siamese.stored, siamese.mirror) == (0.01, (56, 46), True)
+    person = options.data / "p1" if options.data else Path()
+    z = siamese.embed_images([person / "1.pgm", person / "2.pgm"])
+    assert z.shape == (2, 8)
+    [found] = siamese.compare(z[:1], z[1:])
+    assert siamese.threshold is not None
+    assert found.same == (found.distance <= siamese.threshold)
+    assert found.similarity is not None
+    assert 0 <= found.similarity <= 1
     assert "siamcuda, enrolled" in chopra_faces.table(metrics)
 
 
@@ -113,7 +121,7 @@ def test_two_runs_have_the_same_bits(options: ChopraFaces, tmp_path: Path) -> No
 def test_an_interrupted_run_ends_with_the_same_bits(
     options: ChopraFaces, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoder: Any
 ) -> None:
-    options = replace(options, encoder=encoder)
+    options = replace(options, encoder=EncoderConfig(encoder, embedding=8))
     whole = chopra_faces.run(replace(options, out=tmp_path / "whole"))
     interrupt_after(monkeypatch, epochs=2)
     with pytest.raises(KeyboardInterrupt):
@@ -223,12 +231,14 @@ def test_a_broken_state_is_named_and_nothing_is_trained(
 def test_weights_that_do_not_fit_change_nothing(options: ChopraFaces) -> None:
     chopra_faces.run(options)
     path = options.out / "checkpoint.safetensors"
-    encoder = build_encoder("small", 16, seed=0)
+    encoder = build_encoder(EncoderConfig("small", 16), FACES, seed=0)
     before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
     with pytest.raises(InputError, match=r"head.weight is \(8, .*expected \(16, "):
         load_weights(encoder, load_file(path), path)
     with pytest.raises(InputError, match="does not fit the encoder"):
-        load_weights(build_encoder("chopra2005", 8, seed=0), load_file(path), path)
+        load_weights(
+            build_encoder(EncoderConfig("chopra2005", 8), FACES, seed=0), load_file(path), path
+        )
     for name, tensor in encoder.state_dict().items():
         assert torch.equal(tensor, before[name])
 
@@ -253,9 +263,8 @@ def test_an_unwritable_folder_is_found_before_any_work(
         ({"q": 0.0}, "q: must be finite and > 0"),
         ({"learning_rate": -1.0}, "learning_rate: must be finite"),
         ({"epochs": 0}, "epochs: must be at least 1"),
-        ({"embedding": 0}, "embedding: must be at least 1"),
         ({"hard": 1.5}, r"hard: must lie in \[0, 1\]"),
-        ({"encoder": "resnet"}, "encoder: 'resnet' is none of"),
+        ({"name": "resnet"}, "encoder: 'resnet' is none of"),
         ({"energy": "l3"}, "energy: 'l3'"),
         ({"augment": Augmentation(rotate=math.inf)}, "rotate: must be finite"),
         ({"augment": Augmentation(flip=2.0)}, "flip: must lie"),
@@ -264,7 +273,7 @@ def test_an_unwritable_folder_is_found_before_any_work(
 def test_settings_that_cannot_work_leave_no_folder(
     options: ChopraFaces, change: dict[str, Any], message: str
 ) -> None:
-    for place in ("train", "objective"):
+    for place in ("train", "objective", "encoder"):
         if set(change) <= {field.name for field in fields(getattr(options, place))}:
             change = {place: replace(getattr(options, place), **change)}
     with pytest.raises(InputError, match=message):

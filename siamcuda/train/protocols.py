@@ -14,12 +14,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from siamcuda.train.augment import resize
-from siamcuda.train.encoders import INPUT_SIZE
-
-__all__ = ["ENROLLED", "Trials", "embed", "enrolled_trials", "pair_trials"]
+__all__ = ["ENROLLED", "Trials", "enrolled_trials", "pair_trials"]
 
 #: Pictures in the model of a person.
 ENROLLED = 5
@@ -30,17 +27,6 @@ class Trials(NamedTuple):
 
     genuine: Tensor  # (G,)
     impostor: Tensor  # (I,)
-
-
-@torch.inference_mode()
-def embed(encoder: nn.Module, images: Tensor) -> Tensor:
-    """Embed uint8 images (N, H, W): the mean of the embeddings of a picture and its mirror image.
-
-    Returns (N, D) float32.
-    """
-    faces = resize(images, INPUT_SIZE)
-    embeddings: Tensor = (encoder(faces) + encoder(faces.flip(3))) / 2
-    return embeddings
 
 
 def pair_trials(embeddings: Tensor, labels: Tensor, p: float = 2.0) -> Trials:

@@ -7,7 +7,8 @@ The folder of a split holds::
 
     config.json                  every setting, the people, a digest of the pictures
     training_state.safetensors   while training: where to go on from
-    checkpoint.safetensors       the encoder
+    checkpoint.safetensors       the encoder, its threshold: siamcuda.train.siamese.Siamese.load
+    calibrator.json              from distances to similarities
     history.json                 loss and energies by epoch
     trials.safetensors           the distances of every genuine and impostor trial
     training.png histogram.png roc.png
@@ -24,7 +25,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -33,14 +34,15 @@ from siamcuda import verification
 from siamcuda._files import write_atomically
 from siamcuda.report import plots
 from siamcuda.train.augment import Augmentation, ImageViews
-from siamcuda.train.config import TrainConfig, check_choices
+from siamcuda.train.config import TrainConfig
 from siamcuda.train.data import ImageArray, load_att_faces, load_faces
-from siamcuda.train.encoders import INPUT_SIZE, build_encoder
+from siamcuda.train.encoders import FACES, INPUT_SIZE, EncoderConfig, EncoderSpec
 from siamcuda.train.errors import InputError
 from siamcuda.train.listeners import listening
 from siamcuda.train.objectives import HardPairs
-from siamcuda.train.protocols import ENROLLED, Trials, embed, enrolled_trials, pair_trials
+from siamcuda.train.protocols import ENROLLED, Trials, enrolled_trials, pair_trials
 from siamcuda.train.samplers import PKSampler
+from siamcuda.train.siamese import CALIBRATOR, Siamese
 from siamcuda.train.storage import (
     load_json,
     load_tensors,
@@ -58,6 +60,8 @@ FARS = ("0.1", "0.075", "0.05")
 #: False reject rates that Chopra, Hadsell and LeCun (2005) print for the AT&T faces.
 PUBLISHED = {"0.1": 0.0, "0.075": 0.01, "0.05": 0.01}
 PROTOCOLS = ("enrolled", "pair")
+#: False accept rate of two pictures at the threshold that is kept with the encoder.
+STORED_FAR = 0.01
 
 
 @dataclass(frozen=True)
@@ -71,8 +75,7 @@ class ChopraFaces:
     validate: bool = False  # never look at the test people: cut the others into ``splits`` folds
     fresh: bool = False  # forget what an earlier run left in the folder
     threads: int = 1  # CPU threads; the last bits follow their number. 0: PyTorch's own choice
-    encoder: Literal["small", "chopra2005"] = "small"  # a modern convnet, or the paper's
-    embedding: int = 128  # length of the embedding
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)  # chopra2005: the paper's
     people_per_batch: int = 32
     pictures_per_person: int = 4
     objective: HardPairs = field(default_factory=HardPairs)
@@ -87,11 +90,11 @@ class ChopraFaces:
             raise InputError(f"splits: validate needs at least 2 folds, got {self.splits}")
         if self.test_people < 2:
             raise InputError(f"test_people: must be at least 2, got {self.test_people}")
-        check_choices(self)
-        least = {"threads": 0, "embedding": 1, "people_per_batch": 2, "pictures_per_person": 2}
+        least = {"threads": 0, "people_per_batch": 2, "pictures_per_person": 2}
         for name, minimum in least.items():
             if getattr(self, name) < minimum:
                 raise InputError(f"{name}: must be at least {minimum}, got {getattr(self, name)}")
+        EncoderSpec(self.encoder, FACES).build(seed=0)  # an error comes before any folder
         self.objective.check()
         self.augment.check()
         self.train.check()
@@ -99,9 +102,13 @@ class ChopraFaces:
     @property
     def learned(self) -> dict[str, Any]:
         """What decides the weights, beside the pictures and the trainer's own settings."""
-        names = ("encoder", "embedding", "people_per_batch", "pictures_per_person")
-        settings: dict[str, Any] = {name: getattr(self, name) for name in names}
-        return settings | {"objective": asdict(self.objective), "augment": asdict(self.augment)}
+        return {
+            "encoder": self.encoder.as_json(),
+            "people_per_batch": self.people_per_batch,
+            "pictures_per_person": self.pictures_per_person,
+            "objective": asdict(self.objective),
+            "augment": asdict(self.augment),
+        }
 
 
 @dataclass(frozen=True)
@@ -254,7 +261,7 @@ def _claim(folder: Path, config: dict[str, Any]) -> None:
 
 def _forget(folder: Path) -> None:
     """Delete what a run of this recipe writes, and nothing else."""
-    for name in ("metrics.json", "config.json", "history.json"):
+    for name in ("metrics.json", "config.json", "history.json", CALIBRATOR):
         (folder / name).unlink(missing_ok=True)
     for name in ("training_state", "checkpoint", "trials"):
         (folder / f"{name}.safetensors").unlink(missing_ok=True)
@@ -268,7 +275,8 @@ def _run_split(options: ChopraFaces, split: Split, faces: ImageArray, title: str
     config = replace(options.train, seed=split.seed)
     known = faces.of(split.people_train)
     state = split.folder / "training_state.safetensors"
-    encoder = build_encoder(options.encoder, options.embedding, config.seed)
+    spec = EncoderSpec(options.encoder, FACES)
+    encoder = spec.build(config.seed)
     system = System(
         model=encoder,
         objective=options.objective,
@@ -284,8 +292,14 @@ def _run_split(options: ChopraFaces, split: Split, faces: ImageArray, title: str
 
     started = time.perf_counter()
     unseen = faces.of(split.people_test)
-    embeddings = embed(encoder, unseen.images)
-    p = 1.0 if options.objective.energy == "l1" else 2.0
+    energy = options.objective.energy
+    height, width = faces.images.shape[-2:]
+    trained = Siamese(
+        spec, encoder, distance="l1" if energy == "l1" else "euclidean", mirror=True,
+        stored=(height, width),
+    )  # fmt: skip
+    embeddings = trained.embed(unseen)
+    p = 1.0 if energy == "l1" else 2.0
     trials = {
         "enrolled": enrolled_trials(embeddings, unseen.labels, p),
         "pair": pair_trials(embeddings, unseen.labels, p),
@@ -304,11 +318,12 @@ def _run_split(options: ChopraFaces, split: Split, faces: ImageArray, title: str
         "final_loss": history[-1].loss,
     }
     folder = split.folder
-    save_tensors(
-        folder / "checkpoint.safetensors",
-        encoder.state_dict(),
-        {"encoder": json.dumps({"name": options.encoder, "embedding": options.embedding})},
-    )
+    replace(
+        trained,
+        threshold=float(reports["pair"].threshold(STORED_FAR)),
+        far=STORED_FAR,
+        calibrator=verification.Calibrator.fit(reports["pair"]),
+    ).save(folder)
     save_json(folder / "history.json", {"epochs": [asdict(stats) for stats in history]})
     _save_trials(folder / "trials.safetensors", trials)
     curve = plots.training_curve(

@@ -120,6 +120,7 @@ def test_npy_files_are_read_in_every_layout(tmp_path: Path) -> None:
     assert last.images.shape == (5, 3, 6, 7)
     assert last.names == ("2", "3", "10")
     assert last.labels.tolist() == [1, 2, 1, 1, 0]
+    assert load_arrays(path, torch.tensor([3, 10, 3, 3, 2])).digest() == last.digest()
     np.save(path, colour.transpose(0, 3, 1, 2))  # in Fortran order, as NumPy writes it
     assert torch.equal(load_arrays(path, [0] * 5).images, last.images)
     np.save(path, colour[..., 0])
@@ -218,6 +219,9 @@ def test_workers_decode_the_same_bits(folder: Path) -> None:
     batches = list(DataLoader(Rows(), batch_size=None, num_workers=2))
     for index, batch in enumerate(batches):
         assert torch.equal(batch, data.load(torch.tensor([index, 5 - index])))
+    data.paths[3].write_bytes(b"")
+    with pytest.raises(InputError, match=r"3\.gif: the file is empty"):
+        list(DataLoader(Rows(), batch_size=None, num_workers=1))
 
 
 def test_a_folder_digest_follows_content_and_settings(folder: Path) -> None:

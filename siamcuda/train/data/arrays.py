@@ -77,7 +77,9 @@ class ImageArray:
 
 
 def load_arrays(
-    images: Path, labels: Path | Sequence[int] | Sequence[str], names: Sequence[str] | None = None
+    images: Path,
+    labels: Path | Tensor | Sequence[int] | Sequence[str],
+    names: Sequence[str] | None = None,
 ) -> ImageArray:
     """Read images of a .npy file, with labels of another.
 
@@ -96,7 +98,8 @@ def load_arrays(
     if isinstance(labels, Path):
         words = read_labels(labels, len(pixels), "labels")
     else:
-        words = [str(label) for label in labels]
+        listed = labels.tolist() if isinstance(labels, Tensor) else labels
+        words = [str(label) for label in listed]
     if len(words) != len(pixels):
         raise InputError(f"labels: {len(words)} labels for {len(pixels)} images of {images}")
     if names is None:

@@ -76,7 +76,7 @@ def test_train_prints_the_table_beside_the_papers(
     monkeypatch.setattr(chopra_faces, "run", lambda options: asked.append(options) or metrics)
     command = ["train", "chopra-faces", "--out", str(tmp_path), "--q", "1.5", "--splits", "4"]
     assert main([*command, "--rotate", "3"]) == 0
-    assert (asked[0].train.q, asked[0].splits, asked[0].train.augment.rotate) == (1.5, 4, 3.0)
+    assert (asked[0].objective.q, asked[0].splits, asked[0].augment.rotate) == (1.5, 4, 3.0)
     lines = capsys.readouterr().out.splitlines()
     assert lines[2].split()[-3:] == ["0.0", "1.0", "1.0"]
     assert lines[3].split()[-5:] == ["0.0", "4.0", "8.0", "1.2", "0.9900"]

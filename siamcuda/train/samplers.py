@@ -1,47 +1,21 @@
-"""Which pictures a step encodes, and which pairs of them the loss sees.
+"""Which examples a step encodes: P×K of some classes, or pairs, half of them genuine.
 
-A step encodes P people x K pictures once and pairs them many times: all genuine pairs among the
-K pictures of each person, and as many impostor pairs, so that both kinds weigh the same.
+Everything is drawn lazily and follows (seed, epoch) alone, so a resumed run sees what an
+uninterrupted one sees; with several ranks each takes every W-th row of the joined batch, which is
+the batch that one process would draw.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
+from typing import overload
 
 import torch
 from torch import Tensor
 
-__all__ = ["PeopleSampler", "balanced_pairs"]
+from siamcuda.train.errors import InputError
 
-
-class PeopleSampler:
-    """Batches of P people x K pictures, drawn lazily; one epoch shows about as many as there are.
-
-    Epoch e draws from a generator seeded with (seed, e) alone: a resumed run sees what an
-    uninterrupted one sees.
-    """
-
-    def __init__(self, labels: Tensor, people: int, pictures: int, seed: int) -> None:
-        people_labels = sorted(set(labels.tolist()))
-        self.rows = [torch.nonzero(labels == label)[:, 0] for label in people_labels]
-        self.people = min(people, len(self.rows))
-        self.pictures = pictures
-        self.seed = seed
-        self.batches = max(1, round(len(labels) / (self.people * self.pictures)))
-
-    def __len__(self) -> int:
-        return self.batches
-
-    def epoch(self, epoch: int) -> Iterator[Tensor]:
-        """Yield the rows of each batch, (P*K,) int64; a person with few pictures repeats some."""
-        generator = torch.Generator().manual_seed(epoch_seed(self.seed, epoch))
-        for _ in range(self.batches):
-            chosen = torch.randperm(len(self.rows), generator=generator)[: self.people]
-            yield torch.cat([self._draw(self.rows[p], generator) for p in chosen.tolist()])
-
-    def _draw(self, rows: Tensor, generator: torch.Generator) -> Tensor:
-        order = torch.randperm(len(rows), generator=generator)
-        return rows[order.repeat(-(-self.pictures // len(rows)))[: self.pictures]]
+__all__ = ["PKSampler", "PairSampler", "epoch_seed"]
 
 
 def epoch_seed(seed: int, epoch: int) -> int:
@@ -49,32 +23,144 @@ def epoch_seed(seed: int, epoch: int) -> int:
     return seed * 100_003 + epoch
 
 
-def balanced_pairs(
-    labels: Tensor, embeddings: Tensor, hard: float, generator: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Pair up a batch: every genuine pair, and as many impostor pairs.
+def _rows_by_class(labels: Tensor) -> list[Tensor]:
+    order = torch.argsort(labels, stable=True)
+    counts = torch.unique_consecutive(labels[order], return_counts=True)[1]
+    return list(order.split(counts.tolist()))
+
+
+class PKSampler:
+    """Batches of P classes x K examples; one epoch shows about as many examples as there are.
+
+    Hermans, Beyer and Leibe 2017, "In Defense of the Triplet Loss", section 2.
 
     Args:
-        labels: (B,) int64.
-        embeddings: (B, D), the batch's embeddings; used for choosing alone, never differentiated.
-        hard: share of the impostor pairs that are the closest ones; the others are random.
-        generator: source of the random ones.
+        labels: (N,) integers, the class of each example.
+        classes: P of the joined batch; where there are fewer classes, all of them.
+        examples: K; a class with fewer repeats some.
+        seed: of all epochs.
+        rank: this process, of ``ranks``.
+        ranks: processes that share a batch.
 
-    Returns:
-        i, j: (M,) int64 rows of the batch; target: (M,) int64, 0 genuine, 1 impostor.
+    Raises:
+        InputError: fewer than two classes, or no class with two examples.
     """
-    i, j = torch.triu_indices(len(labels), len(labels), offset=1)
-    same = labels[i] == labels[j]
-    genuine, impostor = torch.nonzero(same)[:, 0], torch.nonzero(~same)[:, 0]
-    count = min(len(genuine), len(impostor))
-    closest = round(hard * count)
-    if closest:
-        with torch.no_grad():
-            distance = torch.cdist(embeddings.detach(), embeddings.detach())[i, j][impostor]
-        order = torch.argsort(distance, stable=True)
-        near, far = impostor[order[:closest]], impostor[order[closest:]]
-    else:
-        near, far = impostor[:0], impostor
-    drawn = far[torch.randperm(len(far), generator=generator)[: count - closest]]
-    chosen = torch.cat([genuine, near, drawn])
-    return i[chosen], j[chosen], (~same[chosen]).long()
+
+    def __init__(
+        self, labels: Tensor, classes: int, examples: int, seed: int, rank: int = 0, ranks: int = 1
+    ) -> None:
+        self.rows = _rows_by_class(labels)
+        _check_classes(self.rows)
+        self.classes = min(classes, len(self.rows))
+        self.examples, self.seed, self.rank, self.ranks = examples, seed, rank, ranks
+        self.batches = max(1, round(len(labels) / (self.classes * self.examples)))
+
+    def __len__(self) -> int:
+        """Batches of an epoch."""
+        return self.batches
+
+    def epoch(self, epoch: int) -> list[Tensor]:
+        """Rows of each batch, (P*K,) int64 over all ranks."""
+        generator = torch.Generator().manual_seed(epoch_seed(self.seed, epoch))
+        return [self._batch(generator)[self.rank :: self.ranks] for _ in range(self.batches)]
+
+    def _batch(self, generator: torch.Generator) -> Tensor:
+        chosen = torch.randperm(len(self.rows), generator=generator)[: self.classes]
+        return torch.cat([self._draw(self.rows[p], generator) for p in chosen.tolist()])
+
+    def _draw(self, rows: Tensor, generator: torch.Generator) -> Tensor:
+        order = torch.randperm(len(rows), generator=generator)
+        return rows[order.repeat(-(-self.examples // len(rows)))[: self.examples]]
+
+
+class PairSampler:
+    """Batches of pairs, every second one genuine, as Chopra, Hadsell and LeCun (2005) ask.
+
+    A batch of M pairs is (2M,) rows: M left ones, then M right ones. Genuine: an example of a class
+    that has two, with another of its class. Impostor: an example with one of another class. No list
+    of pairs is made; a pair may come twice.
+
+    Args:
+        labels: (N,) integers, the class of each example.
+        pairs: M of the joined batch.
+        batches: of an epoch; by default as many as show N examples.
+        seed: of all epochs.
+        rank: this process, of ``ranks``.
+        ranks: processes that share a batch.
+
+    Raises:
+        InputError: fewer than two classes, or no class with two examples.
+    """
+
+    def __init__(
+        self, labels: Tensor, pairs: int, seed: int, batches: int = 0, rank: int = 0, ranks: int = 1
+    ) -> None:
+        by_class = _rows_by_class(labels)
+        _check_classes(by_class)
+        self.order = torch.cat(by_class)  # (N,) rows, class by class
+        sizes = torch.tensor([len(rows) for rows in by_class])
+        starts = sizes.cumsum(0) - sizes
+        self.start, self.size = starts.repeat_interleave(sizes), sizes.repeat_interleave(sizes)
+        self.paired = torch.nonzero(self.size > 1)[:, 0]  # places in order
+        self.pairs, self.seed, self.rank, self.ranks = pairs, seed, rank, ranks
+        self.batches = batches or max(1, round(len(labels) / (2 * pairs)))
+
+    def __len__(self) -> int:
+        """Batches of an epoch."""
+        return self.batches
+
+    def epoch(self, epoch: int) -> Sequence[Tensor]:
+        """Rows of each batch, drawn when it is asked for."""
+        return _LazyPairs(self, epoch)
+
+    def batch(self, epoch: int, number: int) -> Tensor:
+        """Rows of one batch of an epoch."""
+        generator = torch.Generator().manual_seed(epoch_seed(self.seed, epoch))
+        seed = int(torch.randint(2**62, (), generator=generator)) + number
+        generator.manual_seed(seed)
+
+        def below(limits: Tensor) -> Tensor:
+            """A whole number in [0, limit) for each limit."""
+            drawn = torch.rand(len(limits), generator=generator, dtype=torch.float64)
+            return (drawn * limits).long().clamp(max=limits - 1)
+
+        genuine = (self.pairs + 1) // 2
+        total = len(self.order)
+        left = self.paired[below(torch.full((genuine,), len(self.paired)))]
+        start, size = self.start[left], self.size[left]
+        right = start + (left - start + 1 + below(size - 1)) % size
+        other = below(torch.full((self.pairs - genuine,), total))
+        start, size = self.start[other], self.size[other]
+        stranger = (start + size + below(total - size)) % total
+        lefts, rights = torch.cat([left, other]), torch.cat([right, stranger])
+        mixed = torch.randperm(self.pairs, generator=generator)[self.rank :: self.ranks]
+        return self.order[torch.cat([lefts[mixed], rights[mixed]])]
+
+
+class _LazyPairs(Sequence[Tensor]):
+    """Batches of one epoch of a PairSampler."""
+
+    def __init__(self, sampler: PairSampler, epoch: int, numbers: range | None = None) -> None:
+        self.sampler, self.of_epoch = sampler, epoch
+        self.numbers = range(len(sampler)) if numbers is None else numbers
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> Tensor: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Tensor]: ...
+    def __getitem__(self, index: int | slice) -> Tensor | Sequence[Tensor]:
+        if isinstance(index, slice):
+            return _LazyPairs(self.sampler, self.of_epoch, self.numbers[index])
+        return self.sampler.batch(self.of_epoch, self.numbers[index])
+
+
+def _check_classes(by_class: list[Tensor]) -> None:
+    if len(by_class) < 2:
+        raise InputError(
+            f"labels: {len(by_class)} class in the training set; telling apart takes two"
+        )
+    if all(len(rows) < 2 for rows in by_class):
+        raise InputError("labels: no class has two examples, so there is no genuine pair")

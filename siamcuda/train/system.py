@@ -56,8 +56,13 @@ class Outcome(NamedTuple):
 class Objective(Protocol):
     """The loss of a batch; a module where it has parameters of its own."""
 
-    def __call__(self, outputs: Tensor, labels: Tensor, generator: torch.Generator) -> Outcome:
-        """``outputs`` (B, ...) of the model for examples of classes ``labels`` (B,)."""
+    def __call__(
+        self, outputs: Tensor, labels: Tensor, generator: torch.Generator, tell: bool
+    ) -> Outcome:
+        """``outputs`` (B, ...) of the model for examples of classes ``labels`` (B,).
+
+        Figures beside the loss are wanted where ``tell`` says so: they may cost time.
+        """
 
 
 #: Stored examples to what the model takes; random views where a generator is given.

@@ -1,222 +1,358 @@
-"""The training loop: a config, a loop over epochs, a state on disk from which it goes on.
+"""The training loop: a system, a config, and a state on disk from which it goes on.
 
-Nothing in it is drawn from a generator that outlives an epoch: batches, views and pairs of epoch e
-depend on (seed, e) alone. So the state is the weights, the optimizer's moments and the epoch, and a
-resumed run ends with the same bits as one that was never interrupted.
+Nothing in it is drawn from a generator that outlives an epoch: batches, views and dropout of epoch
+e follow (seed, e). So the state is the weights, the optimizer's moments, the position, and within
+an epoch the states of two generators; a resumed run ends with the bits of one that was never
+interrupted. Ctrl-C and SIGTERM end the running step, save, and raise KeyboardInterrupt.
+
+With several ranks (torchrun) each encodes its share of every batch; losses over a batch are those
+of the joined one (siamcuda.distributed), gradients are added by DistributedDataParallel.
 """
 
 from __future__ import annotations
 
-import json
 import math
+import signal
+import threading
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from types import FrameType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-import siamcuda
-from siamcuda.train.augment import Augmentation, random_views
-from siamcuda.train.encoders import ENCODERS, FACES, INPUT_SIZE, EncoderConfig, build_encoder
+from siamcuda.grad_cache import cached_step
+from siamcuda.train.config import TrainConfig
 from siamcuda.train.errors import InputError
-from siamcuda.train.samplers import PeopleSampler, balanced_pairs, epoch_seed
-from siamcuda.train.storage import load_tensors, load_weights, save_tensors
+from siamcuda.train.loader import batches
+from siamcuda.train.placement import Placement, kept_random_state
+from siamcuda.train.samplers import epoch_seed
+from siamcuda.train.state import EpochStats, Position, load_state, save_state
+from siamcuda.train.system import Outcome, System
 
-__all__ = ["EpochStats", "TrainConfig", "train"]
+__all__ = ["Fitted", "Listener", "fit"]
+
+#: Steps between two of which the objective tells figures beside the loss.
+TELL_EVERY = 10
 
 
-@dataclass(frozen=True)
-class TrainConfig:
-    """Everything that decides the weights, apart from the pictures."""
+class Listener:
+    """Hears how a training goes; a progress bar, a log. Every method does nothing by default."""
 
-    encoder: Literal["small", "chopra2005"] = "small"  # a modern convnet, or the paper's
-    embedding: int = 128  # length of the embedding
-    q: float = 4.0  # Q of the Chopra loss
-    energy: Literal["l2", "l1"] = "l2"  # distance between two embeddings
-    epochs: int = 100
-    people_per_batch: int = 32
-    pictures_per_person: int = 4
-    hard: float = 1.0  # share of the impostor pairs that are the closest of the batch
-    learning_rate: float = 2e-3  # peak; rises over a tenth of the steps, falls as a cosine
-    weight_decay: float = 0.05
-    save_every: int = 10  # epochs between two states to resume from
-    seed: int = 0
-    augment: Augmentation = field(default_factory=Augmentation)
+    def began(self, epochs: int, steps: int) -> None:
+        """Before the first step: epochs in all, steps of one."""
 
-    def check(self) -> None:
-        """Raise InputError that names the first setting that cannot work."""
-        if self.encoder not in ENCODERS:
-            raise InputError(f"encoder: {self.encoder!r} is none of {', '.join(ENCODERS)}")
-        if self.energy not in ("l1", "l2"):
-            raise InputError(f"energy: {self.energy!r} is neither 'l1' nor 'l2'")
-        least = {"embedding": 1, "epochs": 1, "people_per_batch": 2, "pictures_per_person": 2}
-        for name, minimum in {**least, "save_every": 1, "seed": 0}.items():
-            if getattr(self, name) < minimum:
-                raise InputError(f"{name}: must be at least {minimum}, got {getattr(self, name)}")
-        for name in ("q", "learning_rate"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
-                raise InputError(f"{name}: must be finite and > 0, got {getattr(self, name)}")
-        for name, value in {"weight_decay": self.weight_decay, **asdict(self.augment)}.items():
-            if not (math.isfinite(value) and value >= 0):
-                raise InputError(f"{name}: must be finite and >= 0, got {value}")
-        chances = {"hard": self.hard, "erase": self.augment.erase, "flip": self.augment.flip}
-        for name, value in chances.items():
-            if not 0 <= value <= 1:
-                raise InputError(f"{name}: must lie in [0, 1], got {value}")
+    def stepped(self, epoch: int, step: int, loss: Callable[[], float]) -> None:
+        """After a step; asking for the loss waits for a GPU."""
+
+    def ended(self, stats: EpochStats) -> None:
+        """After an epoch, also for those that a resumed state already holds."""
 
 
 @dataclass(frozen=True)
-class EpochStats:
-    """What one epoch left: means over its batches."""
+class Fitted:
+    """What training made: the system's modules hold the weights."""
 
-    epoch: int
-    loss: float
-    genuine: float  # mean energy of the genuine pairs
-    impostor: float  # mean energy of the impostor pairs
-    seconds: float  # it took
+    history: list[EpochStats]
+    epoch: int  # whose weights the modules hold: the best one where there is a validation
 
 
-def train(
+def fit(
+    system: System,
     config: TrainConfig,
-    images: Tensor,  # (N, H, W) uint8
-    labels: Tensor,  # (N,) int64
+    *,
     state: Path | None = None,
-    on_epoch: Callable[[EpochStats], None] = lambda stats: None,
-) -> tuple[nn.Module, list[EpochStats]]:
-    """Train an encoder on people's pictures; go on from ``state`` where that file exists.
+    settings: Mapping[str, Any] | None = None,
+    listener: Listener | None = None,
+) -> Fitted:
+    """Train the system's model; go on from ``state`` where that file exists.
 
     Args:
+        system: examples, sampler, model and objective. The model is trained in place, and is in
+            evaluation mode in the end.
         config: every setting; checked before any work.
-        images: one picture a row.
-        labels: who it shows.
-        state: file to save the state of training to, and to resume from. Deleting it when the
-            result is safe is the caller's business.
-        on_epoch: called after each epoch, also for those that the state already holds.
+        state: file to save the state to and to resume from. Deleting it when the result is safe is
+            the caller's business.
+        settings: what else decides the weights, written into the state: a state of other settings,
+            of other examples or of another architecture is refused.
+        listener: is told of each epoch.
 
-    Returns:
-        The encoder, in evaluation mode, and one entry an epoch.
+    Raises:
+        InputError: a setting that cannot work, a state that does not fit, a loss that is not
+            finite, a disk that is full (the last state is kept).
+        KeyboardInterrupt: Ctrl-C or SIGTERM; the state of the last step is saved before.
     """
     config.check()
-    encoder = build_encoder(EncoderConfig(config.encoder, config.embedding), FACES, config.seed)
-    optimizer = torch.optim.AdamW(_groups(encoder, config.weight_decay), lr=config.learning_rate)
-    sampler = PeopleSampler(
-        labels, config.people_per_batch, config.pictures_per_person, config.seed
-    )
-    history: list[EpochStats] = []
-    if state is not None and state.exists():
-        history = _restore(state, config, encoder, optimizer)
-        for stats in history:
-            on_epoch(stats)
+    run = _Run(system, config, state, settings or {}, listener or Listener())
+    with kept_random_state(run.place.device):
+        return run.fit()
 
-    encoder.train()
-    for epoch in range(len(history), config.epochs):
-        stats = _run_epoch(config, epoch, encoder, optimizer, sampler, images, labels)
-        history.append(stats)
-        if not math.isfinite(stats.loss):
+
+class _Run:
+    """One training in this process."""
+
+    def __init__(
+        self, system: System, config: TrainConfig, path: Path | None, settings: Mapping[str, Any],
+        listener: Listener,
+    ) -> None:  # fmt: skip
+        self.system, self.config, self.path, self.listener = system, config, path, listener
+        self.place = Placement(config)
+        self.modules: dict[str, nn.Module] = {"model": system.model}
+        if isinstance(system.objective, nn.Module):
+            self.modules["objective"] = system.objective.to(self.place.device)
+        if config.chunk:
+            _refuse_batch_norm(system.model)
+        self.model, self.encode = self.place.place(system.model)
+        self.optimizer = _optimizer(config, list(self.modules.values()))
+        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.settings = {
+            "train": asdict(config), "examples": system.examples.digest(),
+            "ranks": self.place.ranks, **settings,
+        }  # fmt: skip
+        self.position = Position()
+        self.best: dict[str, Tensor] = {}
+        self.generator = torch.Generator()
+        self.sums: dict[str, tuple[Tensor, int]] = {}  # of the running epoch
+        self.resumed: dict[str, Tensor] = {}  # states of generators, one for each rank
+
+    def fit(self) -> Fitted:
+        config, position = self.config, self.position
+        if self.path is not None and self.path.exists():
+            position = self._resume(self.path)
+        self.listener.began(config.epochs, len(self.system.sampler.epoch(0)))
+        for stats in position.history:
+            self.listener.ended(stats)
+        with _interruptible() as interrupted:
+            while len(position.history) < config.epochs and not self._stale():
+                self._epoch(interrupted)
+        return self._result()
+
+    # --- one epoch --------------------------------------------------------------------------------
+
+    def _epoch(self, interrupted: Callable[[], bool]) -> None:
+        config, position = self.config, self.position
+        epoch = len(position.history)
+        rows = self.system.sampler.epoch(epoch)
+        self._seed(epoch)
+        started = time.perf_counter() - position.seconds
+        self.model.train()
+        left = rows[position.step :]
+        pin = self.place.device.type == "cuda"
+        for chosen, stored in batches(self.system.examples, left, config.workers, pin):
+            progress = (epoch + position.step / len(rows)) / config.epochs
+            for group in self.optimizer.param_groups:
+                group["lr"] = config.learning_rate * config.share_of_peak(progress)
+            outcome = self._step(chosen, stored)
+            self._add(outcome)
+            position.step += 1
+            self.listener.stepped(epoch, position.step, outcome.loss.item)
+            if position.step < len(rows) and self._stops(interrupted):
+                position.seconds = time.perf_counter() - started
+                self._save()
+                raise KeyboardInterrupt
+        stops = self.place.any(interrupted())
+        self._close(epoch, sum(len(one) for one in rows), started, save=stops)
+        if stops:
+            raise KeyboardInterrupt
+
+    def _stops(self, interrupted: Callable[[], bool]) -> bool:
+        """Whether any rank was interrupted; asked now and then where asking costs a message."""
+        if self.place.ranks > 1 and self.position.step % TELL_EVERY:
+            return False
+        return self.place.any(interrupted())
+
+    def _step(self, chosen: Tensor, stored: Tensor) -> Outcome:
+        device = self.place.device
+        labels = self.system.examples.labels[chosen].to(device, non_blocking=True)
+        # Views are drawn on the CPU, so that they are the same wherever the model runs.
+        inputs = self.system.transform(stored, self.generator).to(device, non_blocking=True)
+        tell = self.position.step % TELL_EVERY == 0
+        told: list[Outcome] = []
+
+        def loss_of(outputs: Tensor) -> Tensor:
+            with torch.autocast(device.type, enabled=False):
+                objective = self.system.objective
+                told.append(objective(outputs.float(), labels, self.generator, tell))
+            return told[0].loss
+
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.config.chunk:
+            with self.place.autocast():
+                cached_step(
+                    self.encode, inputs.split(self.config.chunk), loss_of, scale=self.place.scaled
+                )
+        else:
+            with self.place.autocast():
+                outputs = self.encode(inputs)
+            self.place.scaled(loss_of(outputs)).backward()
+        own = self.modules.get("objective")
+        if own is not None:
+            self.place.mean([p.grad for p in own.parameters() if p.grad is not None])
+        self.place.step(self.optimizer, self.parameters)
+        loss = told[0].loss.detach()
+        return Outcome(loss, told[0].figures)
+
+    def _add(self, outcome: Outcome) -> None:
+        """Add up where the figures are: bringing one home would wait for a GPU."""
+        for name, value in {"loss": outcome.loss, **outcome.figures}.items():
+            total, count = self.sums.get(name, (torch.zeros((), dtype=torch.float64), 0))
+            self.sums[name] = (total.to(value.device) + value.detach().double(), count + 1)
+
+    def _close(self, epoch: int, rows: int, started: float, save: bool) -> None:
+        """End an epoch: its figures, validation, state."""
+        config, position = self.config, self.position
+        means = {name: total.item() / count for name, (total, count) in self.sums.items()}
+        loss = means.pop("loss", 0.0)
+        if not math.isfinite(loss):
             raise InputError(
-                f"the loss is {stats.loss} in epoch {epoch + 1}: lower learning_rate "
+                f"the loss is {loss} in epoch {epoch + 1}: lower learning_rate "
                 f"(now {config.learning_rate:g})"
             )
         last = epoch + 1 == config.epochs
-        if state is not None and (last or (epoch + 1) % config.save_every == 0):
-            _save(state, config, encoder, optimizer, history)
-        on_epoch(stats)
-    return encoder.eval(), history
+        validation: dict[str, float] = {}
+        if self.system.validate and (last or (epoch + 1) % config.validate_every == 0):
+            validation = self._validate(epoch + 1)
+        rate = self.optimizer.param_groups[0]["lr"]
+        stats = EpochStats(
+            epoch + 1, loss, means, validation, rate, rows * self.place.ranks,
+            time.perf_counter() - started,
+        )  # fmt: skip
+        position.history.append(stats)
+        position.step, position.seconds, self.sums = 0, 0.0, {}
+        if save or last or self._stale() or (epoch + 1) % config.save_every == 0:
+            self._save()
+        self.listener.ended(stats)
 
-
-def _run_epoch(
-    config: TrainConfig,
-    epoch: int,
-    encoder: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    sampler: PeopleSampler,
-    images: Tensor,
-    labels: Tensor,
-) -> EpochStats:
-    started = time.perf_counter()
-    generator = torch.Generator().manual_seed((1 << 40) + epoch_seed(config.seed, epoch))
-    sums = torch.zeros(3, dtype=torch.float64)
-    for batch, rows in enumerate(sampler.epoch(epoch)):
-        progress = (epoch + batch / len(sampler)) / config.epochs
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * schedule(progress)
-        views = random_views(images[rows], INPUT_SIZE, config.augment, generator)
-        embeddings = encoder(views)
-        i, j, target = balanced_pairs(labels[rows], embeddings, config.hard, generator)
-        x1, x2 = embeddings[i], embeddings[j]
-        loss = siamcuda.chopra_loss(x1, x2, target, q=config.q, energy=config.energy)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        with torch.no_grad():
-            energy = (x1 - x2).norm(p=1 if config.energy == "l1" else 2, dim=1)
-            means = [loss, energy[target == 0].mean(), energy[target == 1].mean()]
-            sums += torch.stack(means).double()
-    loss_mean, genuine, impostor = (sums / len(sampler)).tolist()
-    return EpochStats(epoch + 1, loss_mean, genuine, impostor, time.perf_counter() - started)
-
-
-def schedule(progress: float, warm_up: float = 0.1) -> float:
-    """Share of the peak learning rate at ``progress`` in [0, 1): a linear rise, then a cosine."""
-    if progress < warm_up:
-        return 0.05 + 0.95 * progress / warm_up
-    return 0.5 * (1 + math.cos(math.pi * (progress - warm_up) / (1 - warm_up)))
-
-
-def _groups(encoder: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay for matrices and kernels; none for biases, gains and norms."""
-    matrices = [p for p in encoder.parameters() if p.ndim > 1 and p.shape[-1] * p.shape[-2] > 1]
-    others = [p for p in encoder.parameters() if not any(p is m for m in matrices)]
-    return [
-        {"params": matrices, "weight_decay": weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-
-
-def _save(
-    path: Path,
-    config: TrainConfig,
-    encoder: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    history: list[EpochStats],
-) -> None:
-    tensors = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
-    for index, moments in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in moments.items()}
-    run = {"config": asdict(config), "history": [asdict(stats) for stats in history]}
-    save_tensors(path, tensors, {"run": json.dumps(run)})
-
-
-def _restore(
-    path: Path, config: TrainConfig, encoder: nn.Module, optimizer: torch.optim.Optimizer
-) -> list[EpochStats]:
-    tensors, metadata = load_tensors(path)
-    try:
-        run = json.loads(metadata["run"])
-        found, history = run["config"], [EpochStats(**stats) for stats in run["history"]]
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"checkpoint: {path} is broken: no state of a run in it") from error
-    if found != asdict(config):
-        raise InputError(f"checkpoint: {path} belongs to a run with other settings")
-    weights: dict[str, Tensor] = {}
-    moments: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        kind, _, name = key.partition(".")
-        if kind == "encoder":
-            weights[name] = tensor
+    def _validate(self, epoch: int) -> dict[str, float]:
+        assert self.system.validate is not None
+        self.model.eval()
+        figures: dict[str, float] = {}
+        if self.place.rank == 0:
+            with torch.inference_mode():
+                figures = dict(self.system.validate(self.model))
+        figures = self.place.from_first(figures)
+        self.model.train()
+        position, value = self.position, figures[self.system.figure]
+        if position.best is None or value < position.best:
+            position.best, position.best_epoch, position.stale = value, epoch, 0
+            self.best = {
+                f"best.{kind}.{name}": tensor.detach().clone()
+                for kind, module in self.modules.items()
+                for name, tensor in module.state_dict().items()
+            }
         else:
-            index, _, moment = name.partition(".")
-            moments.setdefault(index, {})[moment] = tensor
-    groups = optimizer.state_dict()["param_groups"]
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for position, parameter in enumerate(parameters):
-        shapes = {name: t.shape for name, t in moments.get(str(position), {}).items()}
-        if shapes != {"step": (), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}:
-            raise InputError(f"checkpoint: {path} is broken: moments of parameter {position}")
-    load_weights(encoder, weights, path)
-    numbered = {position: moments[str(position)] for position in range(len(parameters))}
-    optimizer.load_state_dict({"state": numbered, "param_groups": groups})
-    return history
+            position.stale += 1
+        return figures
+
+    def _stale(self) -> bool:
+        return 0 < self.config.patience <= self.position.stale
+
+    # --- state ------------------------------------------------------------------------------------
+
+    def _seed(self, epoch: int) -> None:
+        """Generators of an epoch, from its beginning or from where it was interrupted."""
+        seed = (1 << 40) + epoch_seed(self.config.seed, epoch)
+        seed += self.place.rank << 48
+        self.generator.manual_seed(seed)
+        torch.manual_seed(seed)
+        if self.resumed:
+            own = {name: states[self.place.rank] for name, states in self.resumed.items()}
+            self.resumed = {}
+            self.generator.set_state(own["views"])
+            torch.set_rng_state(own["torch"])
+            if "cuda" in own:
+                torch.cuda.set_rng_state(own["cuda"], self.place.device)
+
+    def _save(self) -> None:
+        if self.path is None:
+            return
+        position, extra = self.position, dict(self.best)
+        if position.step:
+            own = {"views": self.generator.get_state(), "torch": torch.get_rng_state()}
+            if self.place.device.type == "cuda":
+                own["cuda"] = torch.cuda.get_rng_state(self.place.device)
+            extra |= {name: torch.stack(self.place.gather(t)) for name, t in own.items()}
+        position.sums = {name: (total.item(), count) for name, (total, count) in self.sums.items()}
+        position.scale = self.place.scale
+        if self.place.rank == 0:
+            save_state(self.path, self.settings, position, self.modules, self.optimizer, extra)
+        self.place.wait()
+
+    def _resume(self, path: Path) -> Position:
+        self.position, extra = load_state(path, self.settings, self.modules, self.optimizer)
+        self.place.scale = self.position.scale
+        self.best = {name: t for name, t in extra.items() if name.startswith("best.")}
+        self.resumed = {name: t for name, t in extra.items() if name not in self.best}
+        self.sums = {
+            name: (torch.tensor(total, dtype=torch.float64), count)
+            for name, (total, count) in self.position.sums.items()
+        }
+        return self.position
+
+    def _result(self) -> Fitted:
+        """Put the weights that count into the modules."""
+        epoch = len(self.position.history)
+        if self.best:
+            epoch = self.position.best_epoch
+            for kind, module in self.modules.items():
+                prefix = f"best.{kind}."
+                weights = {
+                    name.removeprefix(prefix): tensor
+                    for name, tensor in self.best.items()
+                    if name.startswith(prefix)
+                }
+                module.load_state_dict(weights)
+        for module in self.modules.values():
+            module.eval()
+        return Fitted(self.position.history, epoch)
+
+
+def _refuse_batch_norm(model: nn.Module) -> None:
+    """It would see a chunk instead of the batch, and the gradient would be another."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            raise InputError(
+                f"chunk: gradient caching needs a model without batch normalisation, this one has "
+                f"{type(module).__name__} ({name}); use GroupNorm or LayerNorm"
+            )
+
+
+def _optimizer(config: TrainConfig, modules: list[nn.Module]) -> torch.optim.Optimizer:
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+    matrices = [p for p in parameters if p.ndim > 1 and p.shape[-1] * p.shape[-2] > 1]
+    kept = {id(p) for p in matrices}
+    groups: list[dict[str, Any]] = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if id(p) not in kept], "weight_decay": 0.0},
+    ]
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(
+            groups, config.learning_rate, config.momentum, nesterov=config.momentum > 0
+        )
+    return torch.optim.AdamW(groups, lr=config.learning_rate)
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """Note Ctrl-C and SIGTERM instead of raising; a second one raises at once."""
+    asked: list[int] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    kinds = (signal.SIGINT, signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = {kind: signal.signal(kind, note) for kind in kinds}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)

@@ -24,18 +24,23 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from tqdm import tqdm
 
 import siamcuda
 from siamcuda import verification
 from siamcuda._files import write_atomically
 from siamcuda.report import plots
-from siamcuda.train.data import Faces, load_att_faces, load_faces
+from siamcuda.train.augment import Augmentation, ImageViews
+from siamcuda.train.config import TrainConfig, check_choices
+from siamcuda.train.data import ImageArray, load_att_faces, load_faces
+from siamcuda.train.encoders import FACES, INPUT_SIZE, EncoderConfig, build_encoder
 from siamcuda.train.errors import InputError
+from siamcuda.train.listeners import listening
+from siamcuda.train.objectives import HardPairs
 from siamcuda.train.protocols import ENROLLED, Trials, embed, enrolled_trials, pair_trials
+from siamcuda.train.samplers import PKSampler
 from siamcuda.train.storage import (
     load_json,
     load_tensors,
@@ -43,7 +48,8 @@ from siamcuda.train.storage import (
     save_json,
     save_tensors,
 )
-from siamcuda.train.trainer import EpochStats, TrainConfig, train
+from siamcuda.train.system import System
+from siamcuda.train.trainer import fit
 
 __all__ = ["FARS", "PUBLISHED", "ChopraFaces", "Split", "make_splits", "run", "table"]
 
@@ -65,7 +71,13 @@ class ChopraFaces:
     validate: bool = False  # never look at the test people: cut the others into ``splits`` folds
     fresh: bool = False  # forget what an earlier run left in the folder
     threads: int = 1  # CPU threads; the last bits follow their number. 0: PyTorch's own choice
-    train: TrainConfig = field(default_factory=TrainConfig)
+    encoder: Literal["small", "chopra2005"] = "small"  # a modern convnet, or the paper's
+    embedding: int = 128  # length of the embedding
+    people_per_batch: int = 32
+    pictures_per_person: int = 4
+    objective: HardPairs = field(default_factory=HardPairs)
+    augment: Augmentation = field(default_factory=Augmentation)
+    train: TrainConfig = field(default_factory=lambda: TrainConfig(device="cpu"))
 
     def check(self) -> None:
         """Raise InputError that names the first setting that cannot work."""
@@ -75,9 +87,21 @@ class ChopraFaces:
             raise InputError(f"splits: validate needs at least 2 folds, got {self.splits}")
         if self.test_people < 2:
             raise InputError(f"test_people: must be at least 2, got {self.test_people}")
-        if self.threads < 0:
-            raise InputError(f"threads: must be at least 0, got {self.threads}")
+        check_choices(self)
+        least = {"threads": 0, "embedding": 1, "people_per_batch": 2, "pictures_per_person": 2}
+        for name, minimum in least.items():
+            if getattr(self, name) < minimum:
+                raise InputError(f"{name}: must be at least {minimum}, got {getattr(self, name)}")
+        self.objective.check()
+        self.augment.check()
         self.train.check()
+
+    @property
+    def learned(self) -> dict[str, Any]:
+        """What decides the weights, beside the pictures and the trainer's own settings."""
+        names = ("encoder", "embedding", "people_per_batch", "pictures_per_person")
+        settings: dict[str, Any] = {name: getattr(self, name) for name in names}
+        return settings | {"objective": asdict(self.objective), "augment": asdict(self.augment)}
 
 
 @dataclass(frozen=True)
@@ -118,13 +142,13 @@ def run(options: ChopraFaces) -> dict[str, Any]:
     return _summarise(options.out, splits, results)
 
 
-def make_splits(options: ChopraFaces, faces: Faces) -> list[Split]:
+def make_splits(options: ChopraFaces, faces: ImageArray) -> list[Split]:
     """Divide the people: the paper's split, or as many seeded random ones as asked for.
 
     With ``validate`` the last people are left out altogether and the others are cut into disjoint
     folds, each of which is tested on once: that is where settings are chosen.
     """
-    people, held = faces.people, options.test_people
+    people, held = faces.names, options.test_people
     if len(people) < held + 2:
         raise InputError(f"data: {len(people)} people are too few to test on {held} of them")
     fewest = int(torch.bincount(faces.labels).min())
@@ -203,6 +227,7 @@ def _threads(count: int) -> Iterator[None]:
 def _config(options: ChopraFaces, split: Split, digest: str) -> dict[str, Any]:
     return {
         "recipe": "chopra-faces",
+        **options.learned,
         "train": asdict(replace(options.train, seed=split.seed)),
         "threads": options.threads,
         "people_train": list(split.people_train),
@@ -235,24 +260,33 @@ def _forget(folder: Path) -> None:
         (folder / f"{name}.safetensors").unlink(missing_ok=True)
     for name in ("training", "histogram", "roc"):
         (folder / f"{name}.png").unlink(missing_ok=True)
+    for events in (folder / "tensorboard").glob("events.out.tfevents.*"):
+        events.unlink()
 
 
-def _run_split(options: ChopraFaces, split: Split, faces: Faces, title: str) -> None:
+def _run_split(options: ChopraFaces, split: Split, faces: ImageArray, title: str) -> None:
     config = replace(options.train, seed=split.seed)
     known = faces.of(split.people_train)
     state = split.folder / "training_state.safetensors"
-    with tqdm(total=config.epochs, desc=title, unit="epoch", disable=None) as bar:
-
-        def on_epoch(stats: EpochStats) -> None:
-            bar.set_postfix(loss=f"{stats.loss:.3f}", refresh=False)
-            bar.update()
-
-        encoder, history = train(config, known.images, known.labels, state, on_epoch)
+    chosen = EncoderConfig(options.encoder, options.embedding)
+    encoder = build_encoder(chosen, FACES, config.seed)
+    system = System(
+        model=encoder,
+        objective=options.objective,
+        examples=known,
+        sampler=PKSampler(
+            known.labels, options.people_per_batch, options.pictures_per_person, config.seed
+        ),
+        transform=ImageViews(INPUT_SIZE, options.augment),
+    )
+    with listening(title, split.folder / "tensorboard") as listener:
+        settings = options.learned
+        history = fit(system, config, state=state, settings=settings, listener=listener).history
 
     started = time.perf_counter()
     unseen = faces.of(split.people_test)
     embeddings = embed(encoder, unseen.images)
-    p = 1.0 if config.energy == "l1" else 2.0
+    p = 1.0 if options.objective.energy == "l1" else 2.0
     trials = {
         "enrolled": enrolled_trials(embeddings, unseen.labels, p),
         "pair": pair_trials(embeddings, unseen.labels, p),
@@ -261,7 +295,7 @@ def _run_split(options: ChopraFaces, split: Split, faces: Faces, title: str) -> 
     metrics: dict[str, Any] = {name: _figures(report) for name, report in reports.items()}
     metrics |= {
         "splits": 1,
-        "loss": f"siamcuda.chopra_loss(q={config.q:g}, energy={config.energy!r})",
+        "loss": _loss(options.objective),
         "people_train": len(split.people_train),
         "people_test": len(split.people_test),
         "names_test": list(split.people_test),
@@ -274,14 +308,14 @@ def _run_split(options: ChopraFaces, split: Split, faces: Faces, title: str) -> 
     save_tensors(
         folder / "checkpoint.safetensors",
         encoder.state_dict(),
-        {"encoder": json.dumps({"name": config.encoder, "embedding": config.embedding})},
+        {"encoder": json.dumps({"name": options.encoder, "embedding": options.embedding})},
     )
     save_json(folder / "history.json", {"epochs": [asdict(stats) for stats in history]})
     _save_trials(folder / "trials.safetensors", trials)
     curve = plots.training_curve(
         [s.loss for s in history],
-        [s.genuine for s in history],
-        [s.impostor for s in history],
+        [s.figures["genuine"] for s in history],
+        [s.figures["impostor"] for s in history],
         f"Training on {len(split.people_train)} people, {len(known.images)} pictures",
     )
     write_atomically(folder / "training.png", curve)
@@ -289,6 +323,12 @@ def _run_split(options: ChopraFaces, split: Split, faces: Faces, title: str) -> 
     metrics["seconds"] = round(sum(s.seconds for s in history) + time.perf_counter() - started, 1)
     save_json(folder / "metrics.json", metrics)
     state.unlink(missing_ok=True)
+
+
+def _loss(objective: HardPairs) -> str:
+    if objective.loss == "chopra":
+        return f"siamcuda.chopra_loss(q={objective.q:g}, energy={objective.energy!r})"
+    return f"siamcuda.contrastive_loss(margin={objective.margin:g})"
 
 
 def _figures(report: verification.VerificationReport) -> dict[str, Any]:

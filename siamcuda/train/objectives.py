@@ -1,0 +1,243 @@
+"""Losses of a batch as settings: what --objective chooses, with the options of each.
+
+``losses="reference"`` takes the plain PyTorch twins (siamcuda.reference) instead of the fused ones:
+the same numbers, for measuring what fusing is worth. With several ranks the losses over all pairs
+and triplets are those of the joined batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+import siamcuda
+from siamcuda import reference
+from siamcuda.train.config import check_choices
+from siamcuda.train.errors import InputError
+from siamcuda.train.system import Outcome
+
+__all__ = ["AllPairs", "DrawnPairs", "HardPairs", "PairScores", "Triplets", "balanced_pairs"]
+
+Losses = Literal["fused", "reference"]
+PairLoss = Literal["chopra", "contrastive"]
+Energy = Literal["l2", "l1"]
+
+
+def _check(objective: Any) -> None:
+    check_choices(objective)
+    for one in fields(objective):
+        value = getattr(objective, one.name)
+        if not isinstance(value, float):
+            continue
+        if one.name == "q" and not (math.isfinite(value) and value > 0):
+            raise InputError(f"q: must be finite and > 0, got {value}")
+        if not (math.isfinite(value) and value >= 0):
+            raise InputError(f"{one.name}: must be finite and >= 0, got {value}")
+        if one.name == "hard" and value > 1:
+            raise InputError(f"hard: must lie in [0, 1], got {value}")
+
+
+def _paired_loss(objective: HardPairs | DrawnPairs, x1: Tensor, x2: Tensor, y: Tensor) -> Tensor:
+    source: Any = reference if objective.losses == "reference" else siamcuda
+    options: dict[str, Any]
+    if objective.loss == "chopra":
+        options = {"q": objective.q, "energy": objective.energy}
+        loss: Tensor = source.chopra_loss(x1, x2, y, **options)
+    else:
+        loss = source.contrastive_loss(x1, x2, y, margin=objective.margin)
+    return loss
+
+
+def _energies(x1: Tensor, x2: Tensor, y: Tensor, energy: str) -> dict[str, Tensor]:
+    """Mean distances of the genuine and of the impostor pairs."""
+    with torch.no_grad():
+        distance = (x1 - x2).norm(p=1 if energy == "l1" else 2, dim=1)
+        return {"genuine": distance[y == 0].mean(), "impostor": distance[y == 1].mean()}
+
+
+@dataclass(frozen=True)
+class HardPairs:
+    """All genuine pairs of a P×K batch, and as many impostor pairs, the closest ones or any."""
+
+    loss: PairLoss = "chopra"
+    q: float = 4.0  # Q of the Chopra loss
+    energy: Energy = "l2"  # distance of the Chopra loss
+    margin: float = 1.0  # of the contrastive loss
+    hard: float = 1.0  # share of the impostor pairs that are the closest of the batch
+    losses: Losses = "fused"
+
+    def check(self) -> None:
+        """Raise InputError that names the first setting that cannot work."""
+        _check(self)
+
+    def __call__(
+        self, outputs: Tensor, labels: Tensor, generator: torch.Generator, tell: bool
+    ) -> Outcome:
+        """The mean over the pairs; outputs (B, D)."""
+        i, j, y = balanced_pairs(labels, outputs, self.hard, generator)
+        x1, x2 = outputs[i], outputs[j]
+        loss = _paired_loss(self, x1, x2, y)
+        return Outcome(loss, _energies(x1, x2, y, self.energy) if tell else {})
+
+
+@dataclass(frozen=True)
+class DrawnPairs:
+    """Pairs as a PairSampler draws them: the left halves of a batch, then the right ones."""
+
+    loss: PairLoss = "contrastive"
+    q: float = 4.0  # Q of the Chopra loss
+    energy: Energy = "l2"  # distance of the Chopra loss
+    margin: float = 1.0  # of the contrastive loss
+    losses: Losses = "fused"
+
+    def check(self) -> None:
+        """Raise InputError that names the first setting that cannot work."""
+        _check(self)
+
+    def __call__(
+        self, outputs: Tensor, labels: Tensor, generator: torch.Generator, tell: bool
+    ) -> Outcome:
+        """The mean over the pairs; outputs (2M, D)."""
+        (x1, x2), (left, right) = outputs.chunk(2), labels.chunk(2)
+        y = (left != right).long()
+        loss = _paired_loss(self, x1, x2, y)
+        return Outcome(loss, _energies(x1, x2, y, self.energy) if tell else {})
+
+
+def _batch_loss(
+    name: str, losses: Losses, outputs: Tensor, labels: Tensor, tell: bool, **options: Any
+) -> Outcome:
+    """A loss over the batch, joined over the ranks where there are several."""
+    joined = torch.distributed.is_available() and torch.distributed.is_initialized()
+    joined = joined and torch.distributed.get_world_size() > 1
+    if losses == "reference":
+        if joined:
+            raise InputError("losses: the reference losses know one process; leave it at fused")
+        return Outcome(getattr(reference, name)(outputs, labels, **options), {})
+    source: Any = siamcuda.distributed if joined else siamcuda
+    if joined:
+        options["ddp"] = True
+    if not tell:
+        return Outcome(getattr(source, name)(outputs, labels, **options), {})
+    loss, stats = getattr(source, name)(outputs, labels, return_stats=True, **options)
+    figures: Mapping[str, Tensor] = {
+        "genuine": stats.mean_positive_distance,
+        "impostor": stats.mean_negative_distance,
+        "active": stats.active / stats.valid.clamp(min=1),
+    }
+    return Outcome(loss, figures)
+
+
+@dataclass(frozen=True)
+class AllPairs:
+    """Every pair of the batch."""
+
+    loss: PairLoss = "contrastive"
+    q: float = 4.0  # Q of the Chopra loss
+    energy: Energy = "l2"  # distance of the Chopra loss
+    margin: float = 1.0  # of the contrastive loss
+    reduction: Literal["mean", "mean_active"] = "mean"
+    losses: Losses = "fused"
+
+    def check(self) -> None:
+        """Raise InputError that names the first setting that cannot work."""
+        _check(self)
+
+    def __call__(
+        self, outputs: Tensor, labels: Tensor, generator: torch.Generator, tell: bool
+    ) -> Outcome:
+        """The mean over all pairs; outputs (B, D)."""
+        options: dict[str, Any] = {"margin": self.margin}
+        if self.loss == "chopra":
+            options = {"q": self.q, "energy": self.energy}
+        name = f"batch_{self.loss}_loss"
+        return _batch_loss(
+            name, self.losses, outputs, labels, tell, reduction=self.reduction, **options
+        )
+
+
+@dataclass(frozen=True)
+class Triplets:
+    """Triplets of the batch, all of them or mined."""
+
+    mining: Literal["all", "hard", "semihard", "easy_positive"] = "all"
+    margin: float = 0.2
+    squared: bool = True  # FaceNet's squared distances
+    soft: bool = False  # softplus instead of the hinge
+    reduction: Literal["mean", "mean_active"] = "mean_active"
+    losses: Losses = "fused"
+
+    def check(self) -> None:
+        """Raise InputError that names the first setting that cannot work."""
+        _check(self)
+
+    def __call__(
+        self, outputs: Tensor, labels: Tensor, generator: torch.Generator, tell: bool
+    ) -> Outcome:
+        """The mean over the triplets; outputs (B, D)."""
+        return _batch_loss(
+            "batch_triplet_loss", self.losses, outputs, labels, tell, margin=self.margin,
+            mining=self.mining, squared=self.squared, soft=self.soft, reduction=self.reduction,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PairScores:
+    """Scores of pairs that a model sees together: high for similar ones, label 0."""
+
+    loss: Literal["logistic", "hinge"] = "logistic"
+
+    def check(self) -> None:
+        """Raise InputError that names the first setting that cannot work."""
+        _check(self)
+
+    def __call__(
+        self, outputs: Tensor, labels: Tensor, generator: torch.Generator, tell: bool
+    ) -> Outcome:
+        """The mean over the pairs; outputs (B,), labels 0 similar, 1 not."""
+        sign = 1 - 2 * labels.to(outputs.dtype)
+        if self.loss == "logistic":
+            loss = functional.softplus(-sign * outputs).mean()
+        else:
+            loss = (1 - sign * outputs).clamp(min=0).mean()
+        if not tell:
+            return Outcome(loss, {})
+        right = (sign * outputs.detach() > 0).double().mean()
+        return Outcome(loss, {"accuracy": right})
+
+
+def balanced_pairs(
+    labels: Tensor, embeddings: Tensor, hard: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Pair up a batch: every genuine pair, and as many impostor pairs.
+
+    Args:
+        labels: (B,) int64.
+        embeddings: (B, D), the batch's embeddings; used for choosing alone, never differentiated.
+        hard: share of the impostor pairs that are the closest ones; the others are random.
+        generator: source of the random ones.
+
+    Returns:
+        i, j: (M,) int64 rows of the batch; target: (M,) int64, 0 genuine, 1 impostor.
+    """
+    i, j = torch.triu_indices(len(labels), len(labels), offset=1, device=labels.device)
+    same = labels[i] == labels[j]
+    genuine, impostor = torch.nonzero(same)[:, 0], torch.nonzero(~same)[:, 0]
+    count = min(len(genuine), len(impostor))
+    closest = round(hard * count)
+    if closest:
+        with torch.no_grad():
+            distance = torch.cdist(embeddings.detach(), embeddings.detach())[i, j][impostor]
+        order = torch.argsort(distance, stable=True)
+        near, far = impostor[order[:closest]], impostor[order[closest:]]
+    else:
+        near, far = impostor[:0], impostor
+    drawn = torch.randperm(len(far), generator=generator)[: count - closest].to(far.device)
+    chosen = torch.cat([genuine, near, far[drawn]])
+    return i[chosen], j[chosen], (~same[chosen]).long()

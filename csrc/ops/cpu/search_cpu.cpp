@@ -263,7 +263,7 @@ bool has_codes(const SearchPart& part) {
 }
 
 // Pairs below which packing rows for tiles costs more than it saves.
-constexpr int64_t kFewQueries = 14, kFewRows = 64;
+constexpr int64_t kFewQueries = 11, kFewRows = 64;
 
 // Rows that are packed at a time: they are read once for each group of queries and should be in a
 // cache that threads share, with what else lives there; more threads share more, and want more

@@ -83,6 +83,13 @@ def test_promise_5_one_answer(size, metric, backend):
     check_search(queries, rows, k, metric, (radius, math.inf, 0.0, -1.0), device=backend.device)
 
 
+def test_promise_5_rows_that_are_packed_in_several_chunks(simd):
+    """Products of three depths each, and a last tile of a few rows."""
+    queries, rows = random_rows(50, 30, 300), random_rows(51, 8200, 300)
+    rows[8100:] = rows[:100]
+    check_search(queries, rows, 20, "sqeuclidean")
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("metric", FLOAT_METRICS)
 def test_promise_5_half_precision(dtype, metric, backend):
@@ -143,6 +150,8 @@ def test_cosine_of_zero_vectors_is_one(backend):
     rows = torch.cat([torch.zeros(40, 6), random_rows(14, 60, 6)])
     queries = torch.cat([random_rows(15, 13, 6), torch.zeros(2, 6)])
     check_search(queries, rows, 100, "cosine", (1.0,), device=backend.device)
+    for few in (queries[:3], queries[12:14]):  # which are not screened
+        check_search(few, rows, 30, "cosine", (0.9, 1.0, 1.5), device=backend.device)
     found = Gallery(rows, metric="cosine").search(queries[-1:], 100)
     assert (found.distances == 1).all()
     assert found.ids.tolist() == [list(range(100))]

@@ -354,19 +354,23 @@ template <class C>
 void search_directly(const SearchTask<C>& task, int64_t begin, int64_t end) {
   // Rows that stay in the first-level cache while the queries pass over them.
   constexpr int64_t kBytes = 16 << 10;
-  constexpr int kSide = 2;                   // rows at a time
-  constexpr int64_t kAheadBytes = 12 << 10;  // twice the rate of hardware prefetching alone
+  constexpr int kSide = 2;                  // rows at a time
+  constexpr int64_t kAheadBytes = 8 << 10;  // twice the rate of hardware prefetching alone
   const int64_t row_bytes =
       task.rows.columns *
       (sizeof(C) == 8 || task.rows.dtype == DType::kFloat32 ? int64_t{sizeof(C)} : 2);
-  const int64_t block =
-      std::max<int64_t>(1, kBytes / (task.padded * static_cast<int64_t>(sizeof(C)) + 1));
+  const int64_t block = std::max<int64_t>(
+      kSide, kBytes / (task.padded * static_cast<int64_t>(sizeof(C)) + 1) / kSide * kSide);
   with_row_type<C>(task.rows, [&](auto rows) {
     for (int64_t first = begin; first < end; first += block) {
       const int64_t here = std::min(end, first + block);
       for (int64_t q = 0; q < task.count; ++q) {
+        const auto offer = [&](int64_t row, C distance) {
+          if (accepts(task.bound[q], distance)) keep(task, q, distance, task.first + row);
+        };
         int64_t row = first;
-        for (; !task.cosine && row + kSide <= here; row += kSide) {
+        const bool right_angles = task.cosine && task.zeros[q];
+        for (; !right_angles && row + kSide <= here; row += kSide) {
           const auto* const at = rows + row * task.rows.step;
           if (q == 0) {  // the other queries find the block in the cache
             const char* const next = reinterpret_cast<const char*>(at) + kAheadBytes;
@@ -378,15 +382,13 @@ void search_directly(const SearchTask<C>& task, int64_t begin, int64_t end) {
           direct_distances<kSide>(task.queries + q * task.padded, at, task.rows.step,
                                   task.rows.columns, distance);
           for (int r = 0; r < kSide; ++r) {
-            if (accepts(task.bound[q], distance[r])) {
-              keep(task, q, distance[r], task.first + row + r);
-            }
+            if (!accepts(task.bound[q], distance[r])) continue;
+            // For cosine a row of zeros is at 2, farther than the 1 that was computed: it is enough
+            // to look where that would be accepted.
+            offer(row + r, task.cosine ? pair_distance(task, q, rows, row + r) : distance[r]);
           }
         }
-        for (; row < here; ++row) {
-          const C distance = pair_distance(task, q, rows, row);
-          if (accepts(task.bound[q], distance)) keep(task, q, distance, task.first + row);
-        }
+        for (; row < here; ++row) offer(row, pair_distance(task, q, rows, row));
       }
     }
   });

@@ -118,6 +118,13 @@ SIAM_INLINE bool all_finite(const C* x, int64_t n) {
   return sum == 0;
 }
 
+// The same, given Σx²: where that is finite nobody needs to look, and looking is one long chain of
+// additions. Squares of float always fit into a double, those of double may overflow.
+template <class C>
+SIAM_INLINE bool all_finite(const C* x, int64_t n, double squares) {
+  return squares - squares == 0 || (sizeof(C) == 8 && all_finite(x, n));
+}
+
 // Two elements that were widened from bfloat16, as they were. Padding makes up for an odd D.
 template <class C>
 SIAM_INLINE uint32_t bfloat16_pair(const C* x) {
@@ -142,8 +149,9 @@ void pack_columns(const Matrix& m, const TileGeometry& g, const Packed<C>& out, 
       out.finite[at] = 1;
       if (at < out.count) {
         if (copy) widen_row(m, out.first + at, copy);
-        out.norms[at] = static_cast<C>(squared_norm(row, m.columns));
-        if (!all_finite(row, m.columns)) {
+        const double squares = squared_norm(row, m.columns);
+        out.norms[at] = static_cast<C>(squares);
+        if (!all_finite(row, m.columns, squares)) {
           // The norm sends its pairs to the slow path; its zeros keep it out of every product. Rows
           // without a copy are packed again with one.
           out.norms[at] = std::numeric_limits<C>::quiet_NaN();
@@ -273,8 +281,9 @@ void load_panel(const Matrix& m, const TileGeometry& g, int64_t first, bool pair
     panel.finite[r] = true;
     if (r >= panel.count) continue;
     widen_row(m, first + r, row);
-    panel.norms[r] = static_cast<C>(squared_norm(row, m.columns));
-    if (!all_finite(row, m.columns)) {
+    const double squares = squared_norm(row, m.columns);
+    panel.norms[r] = static_cast<C>(squares);
+    if (!all_finite(row, m.columns, squares)) {
       panel.norms[r] = std::numeric_limits<C>::quiet_NaN();
       panel.finite[r] = false;
       std::memset(static_cast<void*>(row), 0, sizeof(C) * g.padded);

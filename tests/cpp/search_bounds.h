@@ -208,7 +208,7 @@ void each_kind(const Screen& screen) {
   const auto uniform = [&](int64_t most) {
     return static_cast<int64_t>(random() % (2 * most + 1)) - most;
   };
-  for (const int64_t columns : {1, 3, 16, 31, 128, 200}) {
+  for (const int64_t columns : {1, 3, 16, 31, 128, 200, 300}) {
     for (const int exponent : {-70, -20, 30}) {
       for (int kind = 0; kind < 4; ++kind) {
         Points p(14, 77, columns, exponent);

@@ -263,7 +263,15 @@ bool has_codes(const SearchPart& part) {
 }
 
 // Pairs below which packing rows for tiles costs more than it saves.
-constexpr int64_t kFewQueries = 14, kFewRows = 64;
+constexpr int64_t kFewQueries = 11, kFewRows = 64;
+
+// Rows that are packed at a time: they are read once for each group of queries and should be in a
+// cache that threads share, with what else lives there; more threads share more, and want more
+// between two meetings.
+int64_t search_chunk_bytes() {
+  return std::clamp<int64_t>(at::get_num_threads() * (int64_t{4} << 20), int64_t{8} << 20,
+                             kChunkBytes);
+}
 
 template <class C>
 class VectorSearch {
@@ -420,7 +428,7 @@ class VectorSearch {
       level.begin_tiles(tasks[at]);
     }
     const int64_t spans = lists_.division.spans;
-    const int64_t capacity = chunk_rows<float>(g, rows_, kChunkBytes / spans, g.block);
+    const int64_t capacity = chunk_rows<float>(g, rows_, search_chunk_bytes() / spans, g.block);
     std::vector<std::unique_ptr<PackedColumns<float>>> chunks(spans);
     for (auto& chunk : chunks) {
       chunk = std::make_unique<PackedColumns<float>>(g, columns_, capacity, DType::kFloat32);

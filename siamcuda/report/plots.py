@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from siamcuda.verification import VerificationReport
 
-__all__ = ["distance_histogram", "roc", "training_curve"]
+__all__ = ["distance_histogram", "image_pairs", "report_histogram", "roc", "training_curve"]
 
 _GENUINE, _IMPOSTOR, _NEUTRAL = "#1b7f5c", "#c8553d", "#44546a"
 _PROTOCOLS = ("#2f5d9b", "#d08a1d", "#7a4b94")
@@ -76,6 +76,63 @@ def distance_histogram(
                           ha=side, va="top")  # fmt: skip
         axes.set(xlabel="distance", ylabel="share of the trials, %", title=protocol)
         axes.legend(frameon=False, loc="upper left", fontsize=8)
+    return _png(figure)
+
+
+def report_histogram(
+    report: VerificationReport, thresholds: Mapping[float, float], title: str, bins: int = 60
+) -> bytes:
+    """Draw genuine and impostor distances of a report of any size, from its own counts.
+
+    Args:
+        report: of at least one finite distance.
+        thresholds: {FAR: threshold}, drawn as lines.
+        title: heading of the figure.
+        bins: how many.
+    """
+    figure, (axes,) = _axes(1, title)
+    found = report.histogram(bins)
+    for counts, colour, name in (
+        (found.impostor, _IMPOSTOR, "impostor"),
+        (found.genuine, _GENUINE, "genuine"),
+    ):
+        total = int(counts.sum())
+        share = 100 * np.asarray(counts) / max(total, 1)
+        axes.stairs(share, found.edges, fill=True, color=colour, alpha=0.55,
+                    label=f"{name}, {total:,} pairs")  # fmt: skip
+    for far, threshold in thresholds.items():
+        if np.isfinite(threshold):
+            axes.axvline(threshold, color=_NEUTRAL, linewidth=1, linestyle="--",
+                         label=f"FAR {100 * far:g} %")  # fmt: skip
+    axes.set(xlabel="distance", ylabel="share of the pairs, %", ylim=(0, None))
+    axes.legend(frameon=False, fontsize=8)
+    return _png(figure)
+
+
+def image_pairs(
+    left: Sequence[NDArray[np.uint8]], right: Sequence[NDArray[np.uint8]],
+    captions: Sequence[str], title: str, most: int = 60,
+) -> bytes:  # fmt: skip
+    """Draw images side by side, pair by pair, each pair with its caption.
+
+    Args:
+        left: images (H, W), grey, or (H, W, 3).
+        right: as many.
+        captions: as many, a few words each.
+        title: heading of the figure.
+        most: pairs to draw; the first ones.
+    """
+    count = min(len(captions), most)
+    columns = min(10, max(count, 1))
+    lines = -(-max(count, 1) // columns)
+    figure = Figure(figsize=(1.25 * columns + 0.2, 0.95 * lines + 0.5), layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    for index, axes in enumerate(figure.subplots(lines, columns, squeeze=False).flat):
+        axes.set_axis_off()
+        if index < count:
+            both = np.concatenate([left[index], right[index]], axis=1)
+            axes.imshow(both, cmap="gray_r", vmin=0, vmax=255, interpolation="nearest")
+            axes.set_title(captions[index], fontsize=7, pad=2)
     return _png(figure)
 
 

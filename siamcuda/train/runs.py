@@ -1,0 +1,104 @@
+"""The folder of a run: whose it is, what a recipe wrote into it, where an unfinished one goes on.
+
+A folder holds::
+
+    config.json                  every setting and a digest of the examples
+    training_state.safetensors   while training: where to go on from
+    tensorboard/                 curves, for tensorboard --logdir
+    checkpoint.safetensors       the trained system: siamcuda.train.siamese.Siamese.load
+    calibrator.json              from distances to similarities
+    history.json                 figures by epoch
+    *.png                        pictures
+    metrics.json                 the figures, written last: a folder that has it is finished
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from siamcuda.train.config import TrainConfig
+from siamcuda.train.errors import InputError
+from siamcuda.train.listeners import listening
+from siamcuda.train.siamese import CALIBRATOR, CHECKPOINT
+from siamcuda.train.storage import load_json, open_folder, save_json
+from siamcuda.train.system import System
+from siamcuda.train.trainer import Fitted, fit
+
+__all__ = ["RunFolder", "using_threads"]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run of a recipe."""
+
+    path: Path
+    pictures: tuple[str, ...]  # names of the PNG files that the recipe draws
+
+    @property
+    def state(self) -> Path:
+        """Where to go on from."""
+        return self.path / "training_state.safetensors"
+
+    @property
+    def finished(self) -> dict[str, Any] | None:
+        """What metrics.json holds, None for a run that is not finished."""
+        path = self.path / "metrics.json"
+        return load_json(path) if path.exists() else None
+
+    def claim(self, config: Mapping[str, Any], fresh: bool) -> None:
+        """Write the config, or check that the folder already belongs to this very run."""
+        open_folder(self.path)
+        if fresh:
+            self.forget()
+        path, wanted = self.path / "config.json", json.loads(json.dumps(config))
+        if not path.exists():
+            save_json(path, wanted)
+            return
+        found = load_json(path)
+        if found != wanted:
+            differ = sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k))
+            raise InputError(
+                f"out: {self.path} holds a run with other settings ({', '.join(differ)}); "
+                "give another folder, or --fresh to replace it"
+            )
+
+    def forget(self) -> None:
+        """Delete what a run of this recipe writes, and nothing else."""
+        names = ("metrics.json", "config.json", "history.json", CALIBRATOR, CHECKPOINT)
+        for name in (*names, self.state.name, *self.pictures):
+            (self.path / name).unlink(missing_ok=True)
+        for events in (self.path / "tensorboard").glob("events.out.tfevents.*"):
+            events.unlink()
+
+    def fit(
+        self, system: System, config: TrainConfig, settings: Mapping[str, Any], title: str
+    ) -> Fitted:
+        """Train, or go on; history.json is written."""
+        with listening(title, self.path / "tensorboard") as listener:
+            fitted = fit(system, config, state=self.state, settings=settings, listener=listener)
+        history = [asdict(stats) for stats in fitted.history]
+        save_json(self.path / "history.json", {"epoch": fitted.epoch, "epochs": history})
+        return fitted
+
+    def finish(self, metrics: Mapping[str, Any]) -> None:
+        """Write the figures; there is nothing to go on from any more."""
+        save_json(self.path / "metrics.json", metrics)
+        self.state.unlink(missing_ok=True)
+
+
+@contextmanager
+def using_threads(count: int) -> Iterator[None]:
+    """Let PyTorch use ``count`` threads for a while; 0 changes nothing."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

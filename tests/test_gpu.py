@@ -404,7 +404,7 @@ def test_verification_is_exact_by_the_distances_of_the_gpu(dtype, columns, metri
     # Distances differ in their last bits from the CPU's, and rates by a few pairs.
     host = evaluate(x.cpu(), labels.cpu(), (0.1,), metric=metric)
     assert report.eer == pytest.approx(host.eer, abs=1e-4)
-    assert (report.identification.rank != host.identification.rank).mean() < 1e-2
+    assert (report.identification.rank != host.identification.rank).mean() < 5e-2
 
 
 def test_promise_8_verification_takes_64_mib_and_a_copy():

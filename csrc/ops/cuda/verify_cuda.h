@@ -24,7 +24,7 @@ inline cuda::Counter* counters_of(const Tensor& counts) {
 // Small under the emulator, so that sets that it can take need several launches.
 inline cuda::SweepLimits sweep_limits() {
 #if defined(SIAM_EMULATED)
-  return {320, 8, 5000, 200};
+  return {320, 8, 350, 200};
 #else
   return {};
 #endif

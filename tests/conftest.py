@@ -64,6 +64,12 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return _use(request.param, monkeypatch)
 
 
+@pytest.fixture
+def device(backend: Backend) -> str:
+    """Where the tensors of the backend are, for tests that ask no more of it."""
+    return backend.device
+
+
 @pytest.fixture(params=[*SIMD, "emulated", pytest.param("cuda", marks=pytest.mark.gpu)])
 def level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Every backend for tests whose tensors are on the CPU: to a GPU they go and come back."""

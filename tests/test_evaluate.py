@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import siamcuda
-from siamcuda import verification
+from siamcuda import _ops, verification
 from siamcuda.verification import (
     VerificationReport,
     _evaluate,
@@ -25,12 +26,20 @@ from siamcuda.verification import (
     from_distances,
 )
 
+if TYPE_CHECKING:
+    from conftest import Backend
+
 FARS = (0.3, 0.05, 1e-2, 1e-3, 1e-4, 0.0, 1.0)
 METRICS = ("sqeuclidean", "euclidean", "cosine")
 
 
 def embeddings(
-    rows: int, columns: int, dtype: torch.dtype = torch.float32, seed: int = 0, people: int = 0
+    rows: int,
+    columns: int,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+    people: int = 0,
+    device: str = "cpu",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     people = people or max(rows // 6, 2)
@@ -38,21 +47,22 @@ def embeddings(
     labels[:3] = torch.tensor([0, 0, 1])
     centres = torch.randn(people, columns, generator=generator, dtype=torch.float64)
     noise = torch.randn(rows, columns, generator=generator, dtype=torch.float64)
-    return (centres[labels] + 0.9 * noise).to(dtype), labels * 7 - 3
+    return (centres[labels] + 0.9 * noise).to(dtype).to(device), labels * 7 - 3
 
 
 def brute_distances(x: torch.Tensor, y: torch.Tensor, metric: str) -> np.ndarray:
     """[N, M] what the tile engine computes, at the instruction set in use."""
     x, y = (t if t.dtype == torch.float64 else t.float() for t in (x, y))
     if metric == "cosine":
-        unit = torch.ops.siamcuda.gallery_normalize
-        half = siamcuda.squared_cdist(unit(x), unit(y)).numpy() * x.numpy().dtype.type(0.5)
+        unit = [_ops.namespace.gallery_normalize(t) for t in (x, y)]
+        half = siamcuda.squared_cdist(*unit).cpu().numpy()
+        half = half * half.dtype.type(0.5)
         with np.errstate(under="ignore", over="ignore"):
-            zero = [~np.square(unit(t).numpy().astype(np.float64)).any(1) for t in (x, y)]
+            zero = [~np.square(t.cpu().numpy().astype(np.float64)).any(1) for t in unit]
         zero = zero[0][:, None] | zero[1]
         half[zero & ~np.isnan(half)] = 1
         return half
-    squared = siamcuda.squared_cdist(x, y).numpy()
+    squared = siamcuda.squared_cdist(x, y).cpu().numpy()
     return np.sqrt(squared) if metric == "euclidean" else squared
 
 
@@ -62,7 +72,7 @@ def brute_pairs(
     """Distances of all pairs i < j, whether each is genuine, and i and j."""
     i, j = np.triu_indices(len(x), 1)
     distance = brute_distances(x, x, metric)[i, j]
-    same = labels.numpy()[i] == labels.numpy()[j]
+    same = labels.cpu().numpy()[i] == labels.cpu().numpy()[j]
     return distance, same, i, j
 
 
@@ -104,9 +114,9 @@ def brute_hardest(
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
 def test_operating_points_are_those_of_a_full_sort(
-    simd: str, binned: None, dtype: torch.dtype, metric: str
+    device: str, binned: None, dtype: torch.dtype, metric: str
 ) -> None:
-    x, labels = embeddings(331, 19, dtype)
+    x, labels = embeddings(331, 19, dtype, device=device)
     distance, same, i, j = brute_pairs(x, labels, metric)
     report = evaluate(x, labels, FARS, metric=metric, hardest=40)
     assert report.binned
@@ -123,16 +133,18 @@ def test_operating_points_are_those_of_a_full_sort(
 
 
 @pytest.mark.parametrize("columns", [0, 1, 2, 16, 33, 127, 300])
-def test_sizes(simd: str, binned: None, columns: int) -> None:
-    x, labels = embeddings(270, columns)
+def test_sizes(backend: Backend, binned: None, columns: int) -> None:
+    if backend.emulated and columns > 33:
+        pytest.skip("slow there; test_verification_kernels.py has every engine")
+    x, labels = embeddings(270, columns, device=backend.device)
     distance, same, _, _ = brute_pairs(x, labels, "sqeuclidean")
     report = evaluate(x, labels, FARS)
     assert_exact(report, from_distances(distance[same], distance[~same]))
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_few_pairs_are_kept_and_every_number_is_exact(simd: str, metric: str) -> None:
-    x, labels = embeddings(150, 12)
+def test_few_pairs_are_kept_and_every_number_is_exact(device: str, metric: str) -> None:
+    x, labels = embeddings(150, 12, device=device)
     distance, same, _, _ = brute_pairs(x, labels, metric)
     report, reference = (
         evaluate(x, labels, metric=metric),
@@ -148,11 +160,11 @@ def test_few_pairs_are_kept_and_every_number_is_exact(simd: str, metric: str) ->
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("stored", [0, 2**22])
 def test_queries_against_a_gallery(
-    simd: str, monkeypatch: pytest.MonkeyPatch, stored: int, metric: str
+    device: str, monkeypatch: pytest.MonkeyPatch, stored: int, metric: str
 ) -> None:
     monkeypatch.setattr(_evaluate, "STORED_PAIRS", stored)
-    x, labels = embeddings(90, 24, seed=1, people=20)
-    y, others = embeddings(205, 24, seed=2, people=30)
+    x, labels = embeddings(90, 24, seed=1, people=20, device=device)
+    y, others = embeddings(205, 24, seed=2, people=30, device=device)
     distance = brute_distances(x, y, metric).ravel()
     same = (labels.numpy()[:, None] == others.numpy()).ravel()
     i, j = (a.ravel() for a in np.indices((len(x), len(y))))
@@ -199,12 +211,12 @@ grids = hnp.arrays(
 )
 @given(x=grids, data=st.data(), metric=st.sampled_from(METRICS), wide=st.booleans())
 def test_any_values(
-    simd: str, binned: None, x: np.ndarray, data: st.DataObject, metric: str, wide: bool
+    device: str, binned: None, x: np.ndarray, data: st.DataObject, metric: str, wide: bool
 ) -> None:
     """Ties, duplicates, collapsed sets, overflow, NaN and infinity."""
     labels = torch.tensor(data.draw(st.lists(st.integers(0, 3), min_size=len(x), max_size=len(x))))
     labels[:3] = torch.tensor([0, 0, 1])
-    rows = torch.from_numpy(x.astype(np.float64 if wide else np.float32))
+    rows = torch.from_numpy(x.astype(np.float64 if wide else np.float32)).to(device)
     with np.errstate(all="ignore"):
         distance, same, i, j = brute_pairs(rows, labels, metric)
     if np.isnan(distance).all():
@@ -224,8 +236,8 @@ def test_any_values(
     assert np.array_equal(report.hardest_impostor.pairs, expected[1])
 
 
-def test_rows_that_are_not_finite_are_counted_apart(simd: str, binned: None) -> None:
-    x, labels = embeddings(200, 8)
+def test_rows_that_are_not_finite_are_counted_apart(device: str, binned: None) -> None:
+    x, labels = embeddings(200, 8, device=device)
     x[5] = math.nan
     x[17, 3] = math.inf
     distance, same, _, _ = brute_pairs(x, labels, "sqeuclidean")
@@ -238,8 +250,8 @@ def test_rows_that_are_not_finite_are_counted_apart(simd: str, binned: None) -> 
     assert report.distance[-1] == math.inf
 
 
-def test_thresholds_asked_for_have_exact_rates(simd: str, binned: None) -> None:
-    x, labels = embeddings(300, 16)
+def test_thresholds_asked_for_have_exact_rates(device: str, binned: None) -> None:
+    x, labels = embeddings(300, 16, device=device)
     for dtype in (torch.float32, torch.float64):
         distance, same, _, _ = brute_pairs(x.to(dtype), labels, "sqeuclidean")
         asked = [float(np.quantile(distance, q)) for q in (0.01, 0.2, 0.5, 0.9)]
@@ -263,8 +275,8 @@ def test_more_pairs_than_are_kept() -> None:
     assert_exact(report, from_distances(distance[same], distance[~same]))
 
 
-def test_a_threshold_that_was_not_asked_for_is_safe(simd: str, binned: None) -> None:
-    x, labels = embeddings(300, 16)
+def test_a_threshold_that_was_not_asked_for_is_safe(device: str, binned: None) -> None:
+    x, labels = embeddings(300, 16, device=device)
     distance, same, _, _ = brute_pairs(x, labels, "sqeuclidean")
     report, reference = evaluate(x, labels, ()), from_distances(distance[same], distance[~same])
     inexact = 0
@@ -278,8 +290,8 @@ def test_a_threshold_that_was_not_asked_for_is_safe(simd: str, binned: None) -> 
     assert inexact > 0
 
 
-def test_many_rates_take_several_passes(simd: str, binned: None) -> None:
-    x, labels = embeddings(300, 16)
+def test_many_rates_take_several_passes(device: str, binned: None) -> None:
+    x, labels = embeddings(300, 16, device=device)
     rates = tuple(np.linspace(0, 1, 61))
     distance, same, _, _ = brute_pairs(x, labels, "sqeuclidean")
     report, reference = evaluate(x, labels, rates), from_distances(distance[same], distance[~same])
@@ -319,8 +331,8 @@ def test_no_result_depends_on_threads_or_on_the_cut_into_calls(
     np.testing.assert_allclose(cut[-2], one[-2], rtol=1e-12)
 
 
-def test_order_of_rows_changes_nothing_but_indices(simd: str, binned: None) -> None:
-    x, labels = embeddings(260, 33)
+def test_order_of_rows_changes_nothing_but_indices(device: str, binned: None) -> None:
+    x, labels = embeddings(260, 33, device=device)
     order = torch.randperm(260, generator=torch.Generator().manual_seed(5))
     one, other = evaluate(x, labels), evaluate(x[order], labels[order])
     assert np.array_equal(one.distance, other.distance)
@@ -395,11 +407,13 @@ def brute_ranks(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("itself", [True, False])
-def test_ranks(simd: str, itself: bool, metric: str, dtype: torch.dtype) -> None:
-    y, others = embeddings(205, 10, dtype, seed=2, people=60)
+def test_ranks(device: str, itself: bool, metric: str, dtype: torch.dtype) -> None:
+    y, others = embeddings(205, 10, dtype, seed=2, people=60, device=device)
     y = (y * 2).round() / 2  # ties
     y[3] = math.nan
-    x, labels = (y, others) if itself else embeddings(90, 10, dtype, seed=1, people=80)
+    x, labels = (
+        (y, others) if itself else embeddings(90, 10, dtype, seed=1, people=80, device=device)
+    )
     distance = brute_distances(x, y, metric)
     same = labels.numpy()[:, None] == others.numpy()
     mates = same & ~np.eye(len(x), dtype=bool) if itself else same
@@ -484,9 +498,9 @@ def test_min_cllr_is_that_of_the_best_monotone_calibration(binned: None) -> None
     assert from_distances([1.0, 1.0], [1.0]).min_cllr == 1
 
 
-def test_bootstrap_draws_identities() -> None:
+def test_bootstrap_draws_identities(device: str) -> None:
     """Each sample's counts, against pairs weighted by hand."""
-    x, labels = embeddings(120, 6, people=15)
+    x, labels = embeddings(120, 6, people=15, device=device)
     drawn = torch.randint(0, 5, (15, 64), dtype=torch.uint8)
     numbered = np.unique(labels.numpy(), return_inverse=True)[1]
     sweep = _sweep.Sweep(

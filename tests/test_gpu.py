@@ -6,12 +6,14 @@ the other files: ``pytest -m gpu`` takes them all.
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from cases import BATCH_CASES, CASES, ONE_EACH, BatchCase, Case
 from test_distributed import REDUCTIONS, run, split
 
 import siamcuda
+from siamcuda.verification import evaluate, from_distances
 
 pytestmark = [
     pytest.mark.gpu,
@@ -349,6 +351,92 @@ def test_search_beyond_2_to_the_31_elements():
         assert torch.equal(positions, at.repeat(len(q) // 4) + first)
     del r
     torch.cuda.empty_cache()
+
+
+# --- verification ---------------------------------------------------------------------------------
+
+
+def people(rows: int, columns: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator("cuda").manual_seed(0)
+    labels = torch.randint(rows // 8, (rows,), device="cuda", generator=generator)
+    centres, noise = (
+        torch.randn(n, columns, device="cuda", generator=generator) for n in (rows // 8, rows)
+    )
+    return (centres[labels] + noise).to(dtype), labels
+
+
+@pytest.mark.parametrize("metric", ["sqeuclidean", "euclidean", "cosine"])
+@pytest.mark.parametrize(
+    ("dtype", "columns"),
+    [(torch.float32, 17), (torch.float32, 200), (torch.bfloat16, 64), (torch.float64, 40)],
+)
+def test_verification_is_exact_by_the_distances_of_the_gpu(dtype, columns, metric):
+    x, labels = people(4000, columns, dtype)
+    report = evaluate(x, labels, (0.1, 1e-3, 1e-5), metric=metric, hardest=30, bootstrap=64)
+    assert report.binned
+    wide = x.double() if dtype == torch.float64 else x.float()
+    unit = torch.ops.siamcuda.gallery_normalize(wide) if metric == "cosine" else wide
+    distance = siamcuda.squared_cdist(unit, unit)
+    assert torch.equal(distance, distance.T)
+    i, j = torch.triu_indices(4000, 4000, 1, device="cuda")
+    same = (labels[i] == labels[j]).cpu().numpy()
+    distance = distance[i, j].cpu().numpy()
+    if metric != "sqeuclidean":
+        distance = np.sqrt(distance) if metric == "euclidean" else distance * 0.5
+    exact = from_distances(distance[same], distance[~same])
+    assert (report.eer, report.eer_threshold) == (exact.eer, exact.eer_threshold)
+    for far in (0.1, 1e-3, 1e-5):
+        assert report.threshold(far) == exact.threshold(far)
+        assert report.frr(far) == exact.frr(far)
+    np.testing.assert_allclose(report.spread, exact.spread, rtol=1e-9)
+    i, j = i.cpu().numpy(), j.cpu().numpy()
+    for found, kind, sign in (
+        (report.hardest_genuine, same, -1),
+        (report.hardest_impostor, ~same, 1),
+    ):
+        order = np.lexsort((j[kind], i[kind], sign * distance[kind]))[:30]
+        assert np.array_equal(found.distance, distance[kind][order])
+        assert np.array_equal(found.pairs, np.stack([i[kind], j[kind]], 1)[order])
+    again = evaluate(x, labels, (0.1, 1e-3, 1e-5), metric=metric, hardest=30, bootstrap=64)
+    assert again.spread == report.spread
+    assert again.confidence == report.confidence
+    assert np.array_equal(again.identification.rank, report.identification.rank)
+    # Distances differ in their last bits from the CPU's, and rates by a few pairs.
+    host = evaluate(x.cpu(), labels.cpu(), (0.1,), metric=metric)
+    assert report.eer == pytest.approx(host.eer, abs=1e-4)
+    assert (report.identification.rank != host.identification.rank).mean() < 5e-2
+
+
+def test_promise_8_verification_takes_64_mib_and_a_copy():
+    x, labels = people(300_000, 32, torch.float32)
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    report = evaluate(x, labels, hardest=100)
+    extra = (torch.cuda.max_memory_allocated() - before - x.nbytes) / 2**20
+    print(f"{extra:.1f} MiB")
+    assert extra <= 64
+    assert report.genuine + report.impostor == 300_000 * 299_999 // 2
+    assert report.impostor_within[-1] == report.impostor
+
+
+def test_verification_works_on_the_current_stream():
+    x, labels = people(3000, 64, torch.float32)
+    wanted = evaluate(x, labels)
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(100_000_000)
+        y = x + 1  # not there for a while
+        found = evaluate(y - 1, labels)
+    reference = evaluate((x + 1) - 1, labels)
+    assert np.array_equal(found.impostor_within, reference.impostor_within)
+    assert found.impostor == wanted.impostor
+
+
+def test_queries_and_gallery_on_two_devices_are_an_error():
+    x, labels = people(64, 8, torch.float32)
+    with pytest.raises(ValueError, match="gallery must be on the device of embeddings"):
+        evaluate(x, labels, gallery=x.cpu(), gallery_labels=labels)
 
 
 # --- PyTorch on a GPU -----------------------------------------------------------------------------

@@ -277,5 +277,5 @@ def test_committed_readme_is_current(tool: ModuleType) -> None:
 def test_driver_runs_every_operator(capsys: pytest.CaptureFixture[str]) -> None:
     driver = load("gpu_driver")
     assert driver.main(["--device", "cpu"]) == 0
-    names = {case.name for case in (*ONE_EACH, *BATCH_CASES)} | {"squared_cdist"}
+    names = {case.name for case in (*ONE_EACH, *BATCH_CASES)} | {"squared_cdist", "verification"}
     assert f"of {len(names)} operators on cpu" in capsys.readouterr().out

@@ -115,6 +115,32 @@ def run_cdist(rows: int, columns: int, refs: int | None, dtype: torch.dtype, dev
         close(got, want, ("gradient of squared_cdist", rows, columns))
 
 
+def run_verification(rows: int, columns: int, dtype: torch.dtype, metric: str, device: str) -> None:
+    """Every pass of verification at one size: counts, intervals, hardest pairs, ranks, samples.
+
+    Raises:
+        AssertionError: rates or ranks are not those of distances in float64.
+    """
+    evaluation = importlib.import_module("siamcuda.verification._evaluate")
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(rows) // 5
+    x = torch.randn(rows, columns, generator=generator, dtype=torch.float64)
+    x = (x + 2 * torch.randn(rows, columns, generator=generator)[labels]).to(dtype)
+    kept, evaluation.STORED_PAIRS = evaluation.STORED_PAIRS, 0  # counted, however few they are
+    try:
+        options = {"metric": metric, "bootstrap": 64, "hardest": 7}
+        found = evaluation.evaluate(x.to(device), labels, (0.1, 0.01), **options)
+        wanted = evaluation.evaluate(x.double(), labels, (0.1, 0.01), **options)
+    finally:
+        evaluation.STORED_PAIRS = kept
+    where = ("verification", rows, columns, metric)
+    assert found.impostor_within[-1] == wanted.impostor_within[-1], where
+    assert abs(found.eer - wanted.eer) < 0.01, where
+    assert abs(found.auc - wanted.auc) < 0.01, where
+    differ = found.identification.rank != wanted.identification.rank
+    assert differ.mean() < 0.05, where
+
+
 def chosen(case: Any) -> bool:
     """Whether the case comes in every dtype and, of single rows, in every size."""
     mining = case.options.get("mining")
@@ -153,6 +179,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for dtype in DTYPES + MORE_DTYPES:
         for rows, columns, refs in BATCHES:
             run_cdist(rows, columns, refs, dtype, device)
+            count += 1
+    names.add("verification")
+    for dtype, columns in ((torch.float32, 40), (torch.float32, 140), (torch.float64, 12)):
+        for metric in ("sqeuclidean", "euclidean", "cosine"):
+            run_verification(200, columns, dtype, metric, device)
             count += 1
     if device.startswith("cuda"):
         torch.cuda.synchronize()

@@ -2,28 +2,21 @@
 //
 // Rows and columns are sorted by label, so the genuine columns of a row are one range. A set
 // against itself takes each pair once: d(i, j) and d(j, i) have equal bits.
-//
-// A distance is counted by a *key*: its bits without the sign, which order as the numbers do. The
-// first pass counts the top 16 bits; a later pass cuts chosen keys finer, down to single numbers.
 #pragma once
 
 #include <cstdint>
 
 #include "cpu/tiles.h"
+#include "math/verify.h"
 
 namespace siamcuda::cpu {
 
-// What becomes of d² before it is counted: itself, its root, or half of it (rows of unit length).
-enum class Metric : int32_t { kSquared, kEuclidean, kCosine };
-
-constexpr int64_t kTopKeys = 65536;     // values of a key's top 16 bits
-constexpr int64_t kSelectBins = 65536;  // parts of an interval that is cut finer
-
-// Bits of a key below its top 16, and how many of them one table look-up can tell apart.
-template <class C>
-constexpr int kLowBits = sizeof(C) == 4 ? 15 : 47;
-template <class C>
-constexpr int kTableBits = sizeof(C) == 4 ? 15 : 16;
+using math::Key;
+using math::kLowBits;
+using math::kSelectBins;
+using math::kTableBits;
+using math::kTopKeys;
+using math::Metric;
 
 // Rows against a chunk of columns. Units of work are `group` panels of rows.
 template <class C>
@@ -66,8 +59,7 @@ struct HistogramSink {
   const int64_t* column_index;  // [columns]
 };
 
-// Counts by a table that says for each top key where its parts begin and how many low bits to drop:
-// base · 64 + drop.
+// Counts by a table: see math::table_bin.
 struct TableSink {
   const int64_t* table;  // [kTopKeys]
   uint32_t* counts[2];   // [size]
@@ -92,7 +84,7 @@ struct RankSink {
 
 // Counts by table, each pair as often as its identities were drawn in each of kReplicates samples.
 struct BootstrapSink {
-  static constexpr int kReplicates = 64;
+  static constexpr int kReplicates = math::kReplicates;
   const int64_t* table;  // [kTopKeys]
   const int32_t* row_identity;
   const int32_t* column_identity;

@@ -16,13 +16,7 @@
 extern template TileGeometry tile_geometry<float>(int64_t);
 extern template TileGeometry tile_geometry<double>(int64_t);
 
-template <class C>
-using Key = typename std::conditional<sizeof(C) == 4, uint32_t, uint64_t>::type;
-
-template <class C>
-SIAM_INLINE Key<C> key_of(C distance) {
-  return math::bit_cast<Key<C>>(distance);
-}
+using math::key_of;
 
 // d² of row r from the columns [j, j + n) of the chunk to the distance of the metric, in place.
 template <class C>
@@ -31,13 +25,9 @@ SIAM_INLINE void apply_metric(Metric metric, const RowPanel<C>& panel, int r,
   if (metric == Metric::kEuclidean) {
     for (int c = 0; c < n; ++c) d[c] = std::sqrt(d[c]);
   } else if (metric == Metric::kCosine) {
-    // A zero vector has no direction: its cosine is 0.
     const bool zero = panel.norms[r] == 0;
     const C* const norms = chunk.norms + j;
-    for (int c = 0; c < n; ++c) {
-      const C half = C(0.5) * d[c];
-      d[c] = ((norms[c] == 0) | zero) & (half == half) ? C(1) : half;
-    }
+    for (int c = 0; c < n; ++c) d[c] = math::cosine_distance(d[c], (norms[c] == 0) | zero);
   }
 }
 
@@ -215,11 +205,8 @@ struct TakeHistogram {
 
 template <class C>
 SIAM_INLINE int64_t table_bin(const int64_t* table, C distance) {
-  constexpr int kBits = kTableBits<C>;
   const Key<C> key = key_of(distance);
-  const int64_t entry = table[key >> kLowBits<C>];
-  const int64_t low = (key >> (kLowBits<C> - kBits)) & ((Key<C>(1) << kBits) - 1);
-  return (entry >> 6) + (low >> (entry & 63));
+  return math::table_bin<C>(table[key >> kLowBits<C>], key);
 }
 
 template <class C>
@@ -244,16 +231,16 @@ struct TakeSelect {
   template <bool kGenuine>
   SIAM_INLINE void take(int64_t, int64_t, int n, const C* d, bool clean) {
     for (int64_t p = 0; p < sink.intervals; ++p) {
-      const Key<C> low = static_cast<Key<C>>(sink.low[p]);
-      const int shift = static_cast<int>(sink.shift[p]);
-      const Key<C> width = Key<C>(kSelectBins) << shift;
+      const math::Interval<C> interval{static_cast<Key<C>>(sink.low[p]),
+                                       static_cast<int>(sink.shift[p])};
+      const Key<C> width = interval.width();
       Flag<C> any = 0;
-      for (int c = 0; c < n; ++c) any |= static_cast<Key<C>>(key_of(d[c]) - low) < width ? 1 : 0;
+      for (int c = 0; c < n; ++c) any |= interval.at(key_of(d[c])) < width ? 1 : 0;
       if (!any) continue;
       uint32_t* const counts = sink.counts[kGenuine ? 0 : 1] + p * kSelectBins;
       for (int c = 0; c < n; ++c) {
-        const Key<C> at = key_of(d[c]) - low;
-        if (at < width && (clean || !std::isnan(d[c]))) ++counts[at >> shift];
+        const Key<C> at = interval.at(key_of(d[c]));
+        if (at < width && (clean || !std::isnan(d[c]))) ++counts[at >> interval.shift];
       }
     }
   }

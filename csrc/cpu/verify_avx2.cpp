@@ -17,6 +17,7 @@
 #include "cpu/verify.h"
 #include "math/formulas.h"
 #include "math/tiles.h"
+#include "math/verify.h"
 
 #pragma GCC push_options
 #pragma GCC target("avx2,fma,f16c")

@@ -13,6 +13,7 @@
 #include "cpu/verify.h"
 #include "math/formulas.h"
 #include "math/tiles.h"
+#include "math/verify.h"
 
 #define SIAM_LEVEL_GENERIC 1
 #define SIAM_VECTOR_BYTES 16

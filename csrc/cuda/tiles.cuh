@@ -38,6 +38,8 @@
 //   void take(const TilePlace&, const C (&d2)[Layout::kRows][Layout::kColumns]) const
 // called by all threads of the block, whose pair [i][j] is row Layout::row(thread, i) and column
 // Layout::column(thread, j) of the tile; what is not below rows_here and columns_here is no pair.
+// One with a member kScratch gets the stages besides, as memory that is its own behind a barrier;
+// one with a member wants(place) says before a tile is loaded whether it is looked at.
 #pragma once
 
 #include "cuda/async_copy.cuh"
@@ -716,6 +718,16 @@ template <class Sink, class = void>
 constexpr bool kTakesProducts = false;
 template <class Sink>
 constexpr bool kTakesProducts<Sink, std::void_t<decltype(Sink::kProducts)>> = Sink::kProducts;
+template <class Sink, class = void>
+constexpr bool kTakesScratch = false;
+template <class Sink>
+constexpr bool kTakesScratch<Sink, std::void_t<decltype(Sink::kScratch)>> = Sink::kScratch;
+template <class Sink, class = void>
+constexpr bool kChoosesTiles = false;
+template <class Sink>
+constexpr bool kChoosesTiles<
+    Sink, std::void_t<decltype(std::declval<const Sink&>().wants(std::declval<TilePlace>()))>> =
+    true;
 template <TileEngine kEngine>
 constexpr int kEngineThreads =
     kEngine == TileEngine::kMma16 || kEngine == TileEngine::kTf32x3 ? MmaLayout::kThreads
@@ -741,6 +753,9 @@ void tile_kernel(const TileArgs args, const DirectRule<typename math::Storage<T>
       {
         const TilePlace place = tile_place(args, launch, tile);
         remember_tile(args, place, tile, memo);
+        if constexpr (kChoosesTiles<Sink>) {
+          if (!sink.wants(place)) continue;
+        }
         edge = place.rows_here | place.columns_here << 16;
       }
       Engine engine;
@@ -767,7 +782,11 @@ void tile_kernel(const TileArgs args, const DirectRule<typename math::Storage<T>
                     !kTakesProducts<Sink>) {
         finish_pairs<Engine, T>(args, place, rule, engine.sums);
       }
-      sink.template take<typename Engine::Layout>(place, engine.sums);
+      if constexpr (kTakesScratch<Sink>) {
+        sink.template take<typename Engine::Layout>(place, engine.sums, stages);
+      } else {
+        sink.template take<typename Engine::Layout>(place, engine.sums);
+      }
     }
   }
 }

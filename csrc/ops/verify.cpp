@@ -12,17 +12,26 @@
 
 namespace siamcuda::ops::verify {
 
-cpu::Metric parse_metric(const char* name, std::string_view metric) {
-  if (metric == "sqeuclidean") return cpu::Metric::kSquared;
-  if (metric == "euclidean") return cpu::Metric::kEuclidean;
+math::Metric parse_metric(const char* name, std::string_view metric) {
+  if (metric == "sqeuclidean") return math::Metric::kSquared;
+  if (metric == "euclidean") return math::Metric::kEuclidean;
   TORCH_CHECK_VALUE(metric == "cosine", name,
                     ": metric must be 'sqeuclidean', 'euclidean' or 'cosine', got '", metric, "'");
-  return cpu::Metric::kCosine;
+  return math::Metric::kCosine;
 }
 
-void check_indices(const char* name, const char* what, const Tensor& t,
+namespace {
+
+void check_place(const SweepOperands& o, const char* what, const Tensor& t) {
+  TORCH_CHECK_VALUE(t.device() == o.rows.device(), o.name, ": ", what, " must be on ",
+                    o.rows.device(), ", where rows are, got ", describe(t));
+}
+
+}  // namespace
+
+void check_indices(const SweepOperands& o, const char* what, const Tensor& t,
                    std::initializer_list<c10::SymInt> shape) {
-  TORCH_CHECK_TYPE(t.scalar_type() == at::kLong, name, ": ", what, " must be int64, got ",
+  TORCH_CHECK_TYPE(t.scalar_type() == at::kLong, o.name, ": ", what, " must be int64, got ",
                    describe(t));
   bool fits = t.dim() == static_cast<int64_t>(shape.size());
   int64_t d = 0;
@@ -30,8 +39,9 @@ void check_indices(const char* name, const char* what, const Tensor& t,
     fits = fits && (size == -1 || t.sym_size(d) == size);
     ++d;
   }
-  TORCH_CHECK_VALUE(fits, name, ": ", what, " must have shape ", c10::SymIntArrayRef(shape),
+  TORCH_CHECK_VALUE(fits, o.name, ": ", what, " must have shape ", c10::SymIntArrayRef(shape),
                     ", got ", describe(t));
+  check_place(o, what, t);
 }
 
 void check_sweep(const SweepOperands& o) {
@@ -48,8 +58,67 @@ void check_sweep(const SweepOperands& o) {
                         o.rows.sym_size(1) == o.columns.sym_size(1),
                     o.name, ": columns must have the dtype and the D of rows, got ",
                     describe(o.columns), " and ", describe(o.rows));
-  check_indices(o.name, "genuine", o.genuine, {o.rows.sym_size(0), 2});
+  check_place(o, "columns", o.columns);
+  check_indices(o, "genuine", o.genuine, {o.rows.sym_size(0), 2});
   parse_metric(o.name, o.metric);
+}
+
+void check_ranges(const SweepOperands& o) {
+  const int64_t columns = o.columns.size(0);
+  const Tensor low = o.genuine.select(1, 0), high = o.genuine.select(1, 1);
+  const Tensor beyond = low.lt(0).logical_or_(low.gt(high)).logical_or_(high.gt(columns));
+  if (!beyond.any().item<bool>()) return;
+  const int64_t row = beyond.nonzero()[0].item<int64_t>();
+  TORCH_CHECK_VALUE(false, o.name, ": genuine must hold ranges within the ", columns,
+                    " columns, got [", low[row].item<int64_t>(), ", ", high[row].item<int64_t>(),
+                    ") for row ", row);
+}
+
+void check_table(const SweepOperands& o, const Tensor& table, int64_t size) {
+  check_indices(o, "table", table, {math::kTopKeys});
+  const Tensor here = table.to(at::kCPU).contiguous();
+  const int64_t* const entry = here.const_data_ptr<int64_t>();
+  const int bits =
+      o.rows.scalar_type() == at::kDouble ? math::kTableBits<double> : math::kTableBits<float>;
+  for (int64_t k = 0; k < math::kTopKeys; ++k) {
+    const int64_t base = entry[k] >> 6, drop = entry[k] & 63;
+    const int64_t parts = drop < bits ? int64_t{1} << (bits - drop) : 1;
+    TORCH_CHECK_VALUE(base >= 0 && base <= size - parts, o.name, ": table must hold bins below ",
+                      size, ", got ", base, " and ", parts - 1, " more for key ", k);
+  }
+}
+
+void check_intervals(const SweepOperands& o, const Tensor& low, const Tensor& shift) {
+  const int64_t intervals = low.numel();
+  check_indices(o, "low", low, {intervals});
+  check_indices(o, "shift", shift, {intervals});
+  const Tensor here = shift.to(at::kCPU).contiguous();
+  const int64_t most =
+      o.rows.scalar_type() == at::kDouble ? math::kLowBits<double> : math::kLowBits<float>;
+  for (int64_t p = 0; p < intervals; ++p) {
+    const int64_t by = here.const_data_ptr<int64_t>()[p];
+    TORCH_CHECK_VALUE(0 <= by && by < most, o.name, ": shift must lie in [0, ", most, "), got ",
+                      by);
+  }
+}
+
+void check_drawn(const SweepOperands& o, const Tensor& drawn) {
+  TORCH_CHECK_TYPE(drawn.scalar_type() == at::kByte, o.name, ": drawn must be uint8, got ",
+                   describe(drawn));
+  TORCH_CHECK_VALUE(drawn.dim() == 2 && drawn.size(1) == math::kReplicates, o.name,
+                    ": drawn must have shape (identities, ", math::kReplicates, "), got ",
+                    describe(drawn));
+  check_place(o, "drawn", drawn);
+}
+
+Tensor as_identities(const SweepOperands& o, const char* what, const Tensor& t, const Tensor& of,
+                     const Tensor& drawn) {
+  check_indices(o, what, t, {of.size(0)});
+  const int64_t identities = drawn.size(0);
+  TORCH_CHECK_VALUE(
+      of.size(0) == 0 || (t.min().item<int64_t>() >= 0 && t.max().item<int64_t>() < identities),
+      o.name, ": ", what, " must lie in [0, ", identities, ")");
+  return t.to(at::kInt).contiguous();
 }
 
 namespace {
@@ -59,8 +128,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> histogram_meta(
     const Tensor& column_index, std::string_view metric, int64_t, bool, int64_t hardest) {
   check_sweep({"verification_histogram", rows, columns, genuine, metric});
   const auto options = genuine.options();
-  return {at::empty({2, cpu::kTopKeys + 1}, options), at::empty({2, 2}, options.dtype(at::kDouble)),
-          at::empty({2, hardest}, rows.options()), at::empty({2, hardest, 2}, options)};
+  return {at::empty({2, math::kTopKeys + 1}, options),
+          at::empty({2, 2}, options.dtype(at::kDouble)), at::empty({2, hardest}, rows.options()),
+          at::empty({2, hardest, 2}, options)};
 }
 
 Tensor refine_meta(const Tensor& rows, const Tensor& columns, const Tensor& genuine, const Tensor&,
@@ -72,7 +142,7 @@ Tensor refine_meta(const Tensor& rows, const Tensor& columns, const Tensor& genu
 Tensor select_meta(const Tensor& rows, const Tensor& columns, const Tensor& genuine,
                    const Tensor& low, const Tensor&, std::string_view metric, int64_t, bool) {
   check_sweep({"verification_select", rows, columns, genuine, metric});
-  return at::empty_symint({2, low.sym_size(0), cpu::kSelectBins}, genuine.options());
+  return at::empty_symint({2, low.sym_size(0), math::kSelectBins}, genuine.options());
 }
 
 std::tuple<Tensor, Tensor, Tensor> ranks_meta(const Tensor& rows, const Tensor& columns,
@@ -88,7 +158,7 @@ Tensor bootstrap_meta(const Tensor& rows, const Tensor& columns, const Tensor& g
                       const Tensor&, const Tensor&, const Tensor&, const Tensor&,
                       std::string_view metric, int64_t, bool, int64_t size) {
   check_sweep({"verification_bootstrap", rows, columns, genuine, metric});
-  return at::empty({2, size, cpu::BootstrapSink::kReplicates}, genuine.options());
+  return at::empty({2, size, math::kReplicates}, genuine.options());
 }
 
 SIAM_TORCH_LIBRARY_FRAGMENT(SIAM_LIBRARY, m) {

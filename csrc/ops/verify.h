@@ -11,7 +11,7 @@
 #include <string>
 #include <string_view>
 
-#include "cpu/verify.h"
+#include "math/verify.h"
 
 namespace siamcuda::ops::verify {
 
@@ -25,9 +25,20 @@ struct SweepOperands {
 
 // Raises for operands that don't fit; on real or fake tensors.
 void check_sweep(const SweepOperands& operands);
-// `what` must be an int64 tensor of this shape, -1 for any size.
-void check_indices(const char* name, const char* what, const at::Tensor& t,
+// `what` must be an int64 tensor of this shape, -1 for any size, where rows are.
+void check_indices(const SweepOperands& operands, const char* what, const at::Tensor& t,
                    std::initializer_list<c10::SymInt> shape);
-cpu::Metric parse_metric(const char* name, std::string_view metric);
+math::Metric parse_metric(const char* name, std::string_view metric);
+
+// What only values can tell, so on real tensors; on a GPU each of these waits for the device.
+// Genuine ranges must lie within the columns.
+void check_ranges(const SweepOperands& operands);
+// Every part of a table must be one of `size` bins.
+void check_table(const SweepOperands& operands, const at::Tensor& table, int64_t size);
+void check_intervals(const SweepOperands& operands, const at::Tensor& low, const at::Tensor& shift);
+// [identities, kReplicates], and which of them rows or columns show: [count] as int32.
+void check_drawn(const SweepOperands& operands, const at::Tensor& drawn);
+at::Tensor as_identities(const SweepOperands& operands, const char* what, const at::Tensor& t,
+                         const at::Tensor& of, const at::Tensor& drawn);
 
 }  // namespace siamcuda::ops::verify

@@ -45,7 +45,7 @@ def bootstrap(
     sweep: Sweep, counts: Counts, far: Sequence[float], samples: int, level: float, seed: int
 ) -> Confidence:
     """Draw ``samples`` times; ``counts`` [2, 65536] are those of the first pass."""
-    top = Intervals.of_top_keys(Format.of(sweep.queries.rows.numpy().dtype), counts)
+    top = Intervals.of_top_keys(Format.of(sweep.dtype), counts)
     bits = shares_of_bins(top, _BINS)
     table, size = table_of(top, bits)
     sizes = [

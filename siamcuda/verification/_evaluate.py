@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from siamcuda import _ops
 from siamcuda.batch import squared_cdist
 from siamcuda.functional import squared_l2
 from siamcuda.verification import _inputs
@@ -53,14 +54,15 @@ def evaluate(
     :func:`siamcuda.squared_cdist`): bit for bit what a sort of all of them gives.
 
     Args:
-        embeddings: ``(N, D)``, float16, bfloat16, float32 or float64, tensor on the CPU or array.
-            16-bit floats are widened to float32, exactly.
-        labels: ``(N,)`` identities, any integer dtype.
+        embeddings: ``(N, D)``, float16, bfloat16, float32 or float64, array or tensor, on the CPU
+            or a GPU: pairs are counted there. 16-bit floats are widened to float32, exactly.
+        labels: ``(N,)`` identities, any integer dtype, on any device.
         far: false accept rates in [0, 1] at which the threshold shall be exact.
         metric: ``"sqeuclidean"`` Σ(x−y)², ``"euclidean"`` its root, rounded correctly, or
             ``"cosine"`` 1 − cos = ½|x̂−ŷ|², where x̂ = x/|x| is rounded to the precision of the
             embeddings; 1 for a zero vector.
-        gallery: ``(G, D)`` to compare ``embeddings`` with, in the same dtype. Nothing is excluded.
+        gallery: ``(G, D)`` to compare ``embeddings`` with, of the same dtype and device. Nothing is
+            excluded.
         gallery_labels: ``(G,)``.
         pairs: ``(M, 2)`` rows of ``embeddings``, or of ``embeddings`` and ``gallery``: these pairs
             alone, by the direct sum of :func:`siamcuda.squared_l2`.
@@ -113,6 +115,11 @@ def evaluate(
             raise ValueError(
                 f"gallery must have the dtype and the D of embeddings, got {others.dtype} "
                 f"{tuple(others.shape)} and {rows.dtype} {tuple(rows.shape)}"
+            )
+        if others.device != rows.device:
+            raise ValueError(
+                f"gallery must be on the device of embeddings, got {others.device} and "
+                f"{rows.device}"
             )
         other_identities = _inputs.as_labels("gallery_labels", gallery_labels, len(others))
     if pairs is not None:
@@ -220,7 +227,10 @@ def _zero(rows: Tensor, metric: str) -> Array:
     """Which rows have no direction, where the metric asks for one: (N,)."""
     if metric != "cosine":
         return np.zeros(len(rows), bool)
-    return np.asarray(~np.square(rows.numpy(), dtype=np.float64).any(axis=1))
+    parts = [
+        part.double().square().any(1) for part in rows.split(max(1, 2**20 // max(rows.shape[1], 1)))
+    ]
+    return np.asarray(~torch.cat(parts).cpu().numpy())
 
 
 def _stored(sweep: Sweep) -> tuple[Floats, Floats]:
@@ -233,7 +243,7 @@ def _stored(sweep: Sweep) -> tuple[Floats, Floats]:
     step = max(1, STORED_PAIRS // len(column))
     for first in range(0, len(low), step):
         part = slice(first, first + step)
-        squared = squared_cdist(own.rows[part], facing.rows).numpy()
+        squared = squared_cdist(own.rows[part], facing.rows).cpu().numpy()
         distance = _apply(sweep.metric, squared, zero[0][part, None] | zero[1])
         same = (low[part, None] <= column) & (column < high[part, None])
         taken = np.ones_like(same)
@@ -247,13 +257,13 @@ def _stored(sweep: Sweep) -> tuple[Floats, Floats]:
 def _from_list(
     rows: Tensor, others: Tensor, pairs: Array, same: Array, metric: str, hardest: int
 ) -> VerificationReport:
-    unit: Any = torch.ops.siamcuda.gallery_normalize
+    unit: Any = _ops.namespace.gallery_normalize
     own, facing = (unit(rows), unit(others)) if metric == "cosine" else (rows, others)
     zero = _zero(own, metric)[pairs[:, 0]] | _zero(facing, metric)[pairs[:, 1]]
     step = max(1, STORED_PAIRS // max(rows.shape[1], 1))
     squared = [
-        squared_l2(own[part[:, 0]], facing[part[:, 1]]).numpy()
-        for part in torch.from_numpy(pairs).split(step)
+        squared_l2(own[part[:, 0]], facing[part[:, 1]]).cpu().numpy()
+        for part in torch.from_numpy(pairs).to(rows.device).split(step)
     ]
     distance = _apply(metric, np.concatenate(squared), zero)
     if np.isnan(distance).all():

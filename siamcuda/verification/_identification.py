@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from siamcuda import _ops
 from siamcuda.verification._points import Counts, Floats, accepted_at
 from siamcuda.verification._sweep import Sweep, rows_a_call
 
 __all__ = ["Identification", "identify"]
-
-_OPS: Any = torch.ops.siamcuda
 
 
 @dataclass(frozen=True)
@@ -105,12 +103,12 @@ def identify(sweep: Sweep) -> Identification:
     step = rows_a_call(m, gallery.rows.shape[1])
     for first in range(0, n, step):
         last = min(first + step, n)
-        genuine = torch.from_numpy(np.stack([low[first:last], high[first:last]], 1))
-        found = _OPS.verification_ranks(
+        genuine = sweep.placed(np.stack([low[first:last], high[first:last]], 1))
+        found = _ops.namespace.verification_ranks(
             own.rows[first:last], gallery.rows, genuine, sweep.metric,
             first if sweep.triangle else None,
         )  # fmt: skip
-        sorted_parts.append([t.numpy() for t in found])
+        sorted_parts.append([t.cpu().numpy() for t in found])
     columns = [np.concatenate(part) for part in zip(*sorted_parts, strict=True)]
     mate, impostor, within = (np.empty_like(c) for c in columns)
     for target, column in zip((mate, impostor, within), columns, strict=True):

@@ -37,8 +37,8 @@ def as_rows(name: str, value: Tensor | Array) -> Tensor:
         raise TypeError(f"{name} must be a dense tensor, got layout {value.layout}")
     if value.dim() != 2:
         raise ValueError(f"{name} must have shape (N, D), got {tuple(value.shape)}")
-    if value.device.type != "cpu":
-        raise ValueError(f"{name} must be on the CPU, got {value.device}: call .cpu() first")
+    if value.device.type not in ("cpu", "cuda"):
+        raise ValueError(f"{name} must be on the CPU or a GPU, got {value.device}")
     if value.shape[0] == 0:
         raise ValueError(f"{name} must have at least one row, got {tuple(value.shape)}")
     value = value.detach()

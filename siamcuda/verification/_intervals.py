@@ -149,7 +149,7 @@ def sharpen(
     thresholds: Iterable[float],
 ) -> Intervals:
     """Cut the intervals of a first pass until every operating point is one number."""
-    form = Format.of(sweep.queries.rows.numpy().dtype)
+    form = Format.of(sweep.dtype)
     top = Intervals.of_top_keys(form, counts)
     needed = top.needed(totals, far, thresholds)[:MOST_AT_ONCE]
     bits = shares_of_bins(top, CURVE_BINS)

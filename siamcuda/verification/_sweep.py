@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from siamcuda import _ops
 from siamcuda.verification._inputs import Array
 from siamcuda.verification._points import Counts
 
@@ -19,7 +20,6 @@ __all__ = ["Pass", "Side", "Sweep", "rows_a_call"]
 #: Elements that the pairs of one call of an operator have, seconds of work: between two calls
 #: Python may be interrupted.
 WORK_A_CALL = 2**38
-_OPS: Any = torch.ops.siamcuda
 
 
 def rows_a_call(others: int, columns: int) -> int:
@@ -39,10 +39,10 @@ class Side:
     def of(cls, rows: Tensor, identity: Counts, unit: bool) -> Side:
         """Sort; with ``unit`` to length 1, as the cosine distance wants them."""
         order = np.argsort(identity, kind="stable")
-        taken = rows[torch.from_numpy(order)]
+        taken = rows[torch.from_numpy(order).to(rows.device)]
         if unit:  # in place, since a second copy may be large
             for part in taken.split(65536):
-                part.copy_(_OPS.gallery_normalize(part))
+                part.copy_(_ops.namespace.gallery_normalize(part))
         return cls(taken, identity[order], order)
 
 
@@ -82,6 +82,15 @@ class Sweep:
             genuine, total = (genuine - n) // 2, n * (n - 1) // 2
         return genuine, total - genuine
 
+    @property
+    def dtype(self) -> np.dtype[np.floating]:
+        """Of the distances."""
+        return np.dtype(np.float64 if self.queries.rows.dtype == torch.float64 else np.float32)
+
+    def placed(self, array: Array) -> Tensor:
+        """Bring an array to the device of the rows."""
+        return torch.from_numpy(array).to(self.queries.rows.device)
+
     def ranges(self) -> tuple[Counts, Counts]:
         """First and last + 1 of the gallery's rows with the identity of each query: (N,), (N,)."""
         own, others = self.queries.identity, self.gallery.identity
@@ -101,7 +110,7 @@ class Sweep:
             yield Pass(
                 self.queries.rows[:rows],
                 self.gallery.rows[first:last],
-                torch.from_numpy(genuine),
+                self.placed(genuine),
                 slice(0, rows),
                 slice(first, last),
                 -first,
@@ -110,45 +119,48 @@ class Sweep:
     def histogram(self, hardest: int) -> tuple[Counts, NDArray[np.float64], list[Any]]:
         """Counts by top key [2, 65537], sums [2, 2], and (distances, pairs) of each call."""
         counts, sums, found = np.zeros((2, 65537), np.int64), np.zeros((2, 2)), []
-        own, others = torch.from_numpy(self.queries.index), torch.from_numpy(self.gallery.index)
+        own, others = self.placed(self.queries.index), self.placed(self.gallery.index)
         for p in self.passes():
-            here, moments, *pairs = _OPS.verification_histogram(
+            here, moments, *pairs = _ops.namespace.verification_histogram(
                 p.rows, p.columns, p.genuine, own[p.row_part], others[p.column_part],
                 self.metric, p.diagonal, self.triangle, hardest,
             )  # fmt: skip
-            counts += here.numpy()
-            sums += moments.numpy()
-            found.append([t.numpy() for t in pairs])
+            counts += here.cpu().numpy()
+            sums += moments.cpu().numpy()
+            found.append([t.cpu().numpy() for t in pairs])
         return counts, sums, found
 
     def refine(self, table: Array, size: int) -> Counts:
         """Counts [2, size] by a table of top keys."""
         counts = np.zeros((2, size), np.int64)
-        given = torch.from_numpy(table)
+        given = self.placed(table)
         for p in self.passes():
-            counts += _OPS.verification_refine(
+            here = _ops.namespace.verification_refine(
                 p.rows, p.columns, p.genuine, given, self.metric, p.diagonal, self.triangle, size
-            ).numpy()
+            )
+            counts += here.cpu().numpy()
         return counts
 
     def select(self, low: Array, shift: Array) -> Counts:
         """Counts [2, intervals, 65536] within intervals of keys."""
         counts = np.zeros((2, len(low), 65536), np.int64)
-        given = torch.from_numpy(low.astype(np.int64)), torch.from_numpy(shift)
+        given = self.placed(low.astype(np.int64)), self.placed(shift)
         for p in self.passes():
-            counts += _OPS.verification_select(
+            here = _ops.namespace.verification_select(
                 p.rows, p.columns, p.genuine, *given, self.metric, p.diagonal, self.triangle
-            ).numpy()
+            )
+            counts += here.cpu().numpy()
         return counts
 
     def bootstrap(self, table: Array, size: int, drawn: Array) -> Counts:
         """Counts [2, size, 64] of weighted pairs; drawn [identities, 64]."""
         counts = np.zeros((2, size, 64), np.int64)
-        own, others = (torch.from_numpy(s.identity) for s in (self.queries, self.gallery))
-        given = torch.from_numpy(table), torch.from_numpy(drawn)
+        own, others = (self.placed(s.identity) for s in (self.queries, self.gallery))
+        given = self.placed(table), self.placed(drawn)
         for p in self.passes():
-            counts += _OPS.verification_bootstrap(
+            here = _ops.namespace.verification_bootstrap(
                 p.rows, p.columns, p.genuine, given[0], own[p.row_part], others[p.column_part],
                 given[1], self.metric, p.diagonal, self.triangle, size,
-            ).numpy()  # fmt: skip
+            )  # fmt: skip
+            counts += here.cpu().numpy()
         return counts

@@ -80,7 +80,7 @@ class Kernel:
             return 4
         if self.family == "product_kernel":
             return 2
-        if self.family == "total_kernel":
+        if self.family in ("total_kernel", "moments_kernel"):
             return 4  # one of 512 threads
         if self.tensor_cores:
             return 4  # 2 of 256 threads
@@ -201,6 +201,7 @@ FAMILIES = (
     "symmetric_kernel",
     "values_kernel",
     "total_kernel",
+    "moments_kernel",
     "capability_kernel",
     "scale_kernel",
     "round_kernel",

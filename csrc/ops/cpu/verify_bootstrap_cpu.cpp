@@ -13,15 +13,6 @@
 namespace siamcuda::ops::verify {
 namespace {
 
-at::Tensor as_identities(const char* name, const char* what, const at::Tensor& t, int64_t rows,
-                         int64_t identities) {
-  check_indices(name, what, t, {rows});
-  TORCH_CHECK_VALUE(
-      rows == 0 || (t.min().item<int64_t>() >= 0 && t.max().item<int64_t>() < identities), name,
-      ": ", what, " must lie in [0, ", identities, ")");
-  return t.to(at::kInt).contiguous();
-}
-
 struct BootstrapState {
   Counters<int32_t> counters;
   cpu::BootstrapSink sink;
@@ -40,22 +31,16 @@ at::Tensor verification_bootstrap(const at::Tensor& rows, const at::Tensor& colu
                                   int64_t diagonal, bool triangle, int64_t size) {
   const SweepOperands operands{"verification_bootstrap", rows, columns, genuine, metric};
   check_sweep(operands);
-  TORCH_CHECK_TYPE(given_drawn.scalar_type() == at::kByte, operands.name,
-                   ": drawn must be uint8, got ", describe(given_drawn));
-  TORCH_CHECK_VALUE(
-      given_drawn.dim() == 2 && given_drawn.size(1) == cpu::BootstrapSink::kReplicates,
-      operands.name, ": drawn must have shape (identities, ", cpu::BootstrapSink::kReplicates,
-      "), got ", describe(given_drawn));
+  check_drawn(operands, given_drawn);
   const at::Tensor table = given_table.contiguous(), drawn = given_drawn.contiguous();
   const int64_t identities = drawn.size(0);
-  const at::Tensor own =
-      as_identities(operands.name, "row_identity", row_identity, rows.size(0), identities);
+  const at::Tensor own = as_identities(operands, "row_identity", row_identity, rows, drawn);
   const at::Tensor others =
-      as_identities(operands.name, "column_identity", column_identity, columns.size(0), identities);
+      as_identities(operands, "column_identity", column_identity, columns, drawn);
   const int64_t often = identities > 0 ? drawn.max().item<int64_t>() : 0;
   at::Tensor counts = zeros({2, size, cpu::BootstrapSink::kReplicates});
   AT_DISPATCH_FLOATING_TYPES(rows.scalar_type(), "verification", [&] {
-    check_table<scalar_t>(operands.name, table, size);
+    check_table(operands, table, size);
     Sweep<scalar_t> sweep(operands, diagonal, triangle);
     const auto kernel = verify_level<scalar_t>().bootstrap;
     const cpu::BootstrapSink model{table.const_data_ptr<int64_t>(),

@@ -101,8 +101,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> verification_histogra
     int64_t diagonal, bool triangle, int64_t hardest) {
   const SweepOperands operands{"verification_histogram", rows, columns, genuine, metric};
   check_sweep(operands);
-  check_indices(operands.name, "row_index", row_index, {rows.size(0)});
-  check_indices(operands.name, "column_index", column_index, {columns.size(0)});
+  check_indices(operands, "row_index", row_index, {rows.size(0)});
+  check_indices(operands, "column_index", column_index, {columns.size(0)});
   TORCH_CHECK_VALUE(hardest >= 0, operands.name, ": hardest must be at least 0, got ", hardest);
   at::Tensor counts = zeros({2, cpu::kTopKeys + 1});
   at::Tensor moments = at::zeros({2, 2}, at::kDouble);
@@ -152,7 +152,7 @@ at::Tensor verification_refine(const at::Tensor& rows, const at::Tensor& columns
   const at::Tensor table = given.contiguous();
   at::Tensor counts = zeros({2, size});
   AT_DISPATCH_FLOATING_TYPES(rows.scalar_type(), "verification", [&] {
-    check_table<scalar_t>(operands.name, table, size);
+    check_table(operands, table, size);
     Sweep<scalar_t> sweep(operands, diagonal, triangle);
     const cpu::TableSink sink{table.const_data_ptr<int64_t>(), {}};
     count(sweep, sink, verify_level<scalar_t>().table, size, counts.mutable_data_ptr<int64_t>());
@@ -167,15 +167,8 @@ at::Tensor verification_select(const at::Tensor& rows, const at::Tensor& columns
   const SweepOperands operands{"verification_select", rows, columns, genuine, metric};
   check_sweep(operands);
   const int64_t intervals = given_low.numel();
-  check_indices(operands.name, "low", given_low, {intervals});
-  check_indices(operands.name, "shift", given_shift, {intervals});
+  check_intervals(operands, given_low, given_shift);
   const at::Tensor low = given_low.contiguous(), shift = given_shift.contiguous();
-  for (int64_t p = 0; p < intervals; ++p) {
-    const int64_t by = shift.const_data_ptr<int64_t>()[p];
-    const int64_t most = rows.scalar_type() == at::kDouble ? 47 : 15;
-    TORCH_CHECK_VALUE(0 <= by && by < most, operands.name, ": shift must lie in [0, ", most,
-                      "), got ", by);
-  }
   at::Tensor counts = zeros({2, intervals, cpu::kSelectBins});
   AT_DISPATCH_FLOATING_TYPES(rows.scalar_type(), "verification", [&] {
     Sweep<scalar_t> sweep(operands, diagonal, triangle);

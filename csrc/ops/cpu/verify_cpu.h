@@ -96,12 +96,7 @@ class Sweep {
     task.genuine = genuine_.template const_data_ptr<int64_t>();
     task.diagonal = diagonal;
     task.triangle = triangle;
-    for (int64_t i = 0; i < task.x.rows; ++i) {
-      const int64_t low = task.genuine[2 * i], high = task.genuine[2 * i + 1];
-      TORCH_CHECK_VALUE(0 <= low && low <= high && high <= task.ref.rows, o.name,
-                        ": genuine must hold ranges within the ", task.ref.rows, " columns, got [",
-                        low, ", ", high, ") for row ", i);
-    }
+    check_ranges(o);
   }
 
   int64_t panels() const {
@@ -139,18 +134,5 @@ class Sweep {
 };
 
 inline at::Tensor zeros(at::IntArrayRef sizes) { return at::zeros(sizes, at::kLong); }
-
-// Every part of a table must be one of `size` bins.
-template <class C>
-void check_table(const char* name, const at::Tensor& table, int64_t size) {
-  check_indices(name, "table", table, {cpu::kTopKeys});
-  const int64_t* const entry = table.const_data_ptr<int64_t>();
-  for (int64_t k = 0; k < cpu::kTopKeys; ++k) {
-    const int64_t base = entry[k] >> 6, drop = entry[k] & 63;
-    const int64_t parts = drop < cpu::kTableBits<C> ? int64_t{1} << (cpu::kTableBits<C> - drop) : 1;
-    TORCH_CHECK_VALUE(base >= 0 && base <= size - parts, name, ": table must hold bins below ",
-                      size, ", got ", base, " and ", parts - 1, " more for key ", k);
-  }
-}
 
 }  // namespace siamcuda::ops::verify

@@ -14,6 +14,7 @@
 #include "ops/batch.h"
 #include "ops/cdist.h"
 #include "ops/cuda/device.h"
+#include "ops/cuda/launches.h"
 #include "ops/rows.h"
 #include "ops/tensors.h"
 
@@ -32,16 +33,6 @@ constexpr int64_t kPanelColumns = 4096;  // as square as the sums' splitting lik
 constexpr int64_t kNobody = std::numeric_limits<int64_t>::min() / 2;
 
 int64_t pieces(int64_t n, int64_t size) { return n / size + (n % size != 0); }
-
-void check_launch(const char* name) {
-  const char* error = cuda::launch_error();
-  TORCH_CHECK(error == nullptr, name, ": CUDA launch failed: ", error ? error : "");
-}
-
-cuda::TileDevice device_in_use() {
-  const int device = current_device();
-  return {cuda::device_multiprocessors(device), cuda::tile_capability(device)};
-}
 
 // Rows [N, P, D] with their norms.
 struct Rows {

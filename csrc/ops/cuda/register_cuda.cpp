@@ -1,14 +1,9 @@
 // The CUDA kernels of every operator. The emulator registers the same code for CPU tensors.
 #include "ops/batch_op.h"
 #include "ops/cdist.h"
+#include "ops/cuda/launches.h"
 #include "ops/loss_op.h"
 #include "ops/search.h"
-
-#if defined(SIAM_EMULATED)
-#define SIAM_CUDA_KEY CPU
-#else
-#define SIAM_CUDA_KEY CUDA
-#endif
 
 namespace siamcuda::ops {
 namespace {

@@ -13,6 +13,7 @@
 #include "cuda/search_launch.h"
 #include "ops/batch.h"
 #include "ops/cuda/device.h"
+#include "ops/cuda/launches.h"
 #include "ops/rows.h"
 #include "ops/search.h"
 #include "ops/tensors.h"
@@ -24,16 +25,6 @@ namespace {
 using at::Tensor;
 using cuda::RowType;
 using cuda::TileMatrix;
-
-void check_launch(const char* name) {
-  const char* error = cuda::launch_error();
-  TORCH_CHECK(error == nullptr, name, ": CUDA launch failed: ", error ? error : "");
-}
-
-cuda::TileDevice device_in_use() {
-  const int device = current_device();
-  return {cuda::device_multiprocessors(device), cuda::tile_capability(device)};
-}
 
 RowType row_type(at::ScalarType type) {
   switch (type) {

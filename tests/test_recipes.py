@@ -1,0 +1,116 @@
+"""Recipes end to end on data made here: files, figures, interruptions; not how good they are."""
+
+# ruff: noqa: E402  the imports follow the skips
+
+from __future__ import annotations
+
+import json
+import signal
+import struct
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+for _extra in ("PIL", "accelerate", "matplotlib", "safetensors", "tensorboard", "tqdm"):
+    pytest.importorskip(_extra)
+
+from PIL import Image
+
+from siamcuda.train import trainer
+from siamcuda.train.config import TrainConfig
+from siamcuda.train.encoders import EncoderConfig
+from siamcuda.train.errors import InputError
+from siamcuda.train.recipes import mnist_full
+from siamcuda.train.siamese import Siamese
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    head = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
+    path.write_bytes(head + array.astype(np.uint8).tobytes())
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four classes of noisy bars, as MNIST's four files."""
+    folder = tmp_path_factory.mktemp("digits")
+    random = np.random.default_rng(0)
+    for part, count in (("train", 120), ("t10k", 40)):
+        labels = np.arange(count) % 4
+        images = random.integers(0, 60, (count, 28, 28))
+        for image, label in zip(images, labels, strict=True):
+            image[:, 6 * label + 2 : 6 * label + 6] += 180
+        write_idx(folder / f"{part}-images-idx3-ubyte", images)
+        write_idx(folder / f"{part}-labels-idx1-ubyte", labels)
+    return folder
+
+
+@pytest.fixture
+def options(digits: Path, tmp_path: Path) -> mnist_full.MnistFull:
+    return mnist_full.MnistFull(
+        out=tmp_path / "run", data=digits, classes_per_batch=4, digits_per_class=5, threads=1,
+        encoder=EncoderConfig("fast", embedding=8, options={"width": 4}),
+        train=TrainConfig(epochs=3, device="cpu"),
+    )  # fmt: skip
+
+
+def test_mnist_full_leaves_every_file(options: mnist_full.MnistFull, digits: Path) -> None:
+    metrics = mnist_full.run(options)
+    assert {path.name for path in options.out.iterdir()} == {
+        "config.json", "checkpoint.safetensors", "calibrator.json", "history.json", "metrics.json",
+        "tensorboard", "training.png", "histogram.png", "errors.png",
+    }  # fmt: skip
+    assert json.loads((options.out / "metrics.json").read_text()) == metrics
+    assert (metrics["digits_train"], metrics["digits_test"]) == (120, 40)
+    assert metrics["error"] == metrics["wrong"] / 40
+    assert metrics["error"] < 0.5  # bars are easy; chance is 0.75
+    assert f"{100 * metrics['error']:.2f} % of 40 digits wrong" in mnist_full.table(metrics)
+    for picture in options.out.glob("*.png"):
+        with Image.open(picture) as image:
+            image.load()
+    trained = Siamese.load(options.out)
+    assert (trained.distance, trained.far) == ("euclidean", mnist_full.STORED_FAR)
+    assert mnist_full.run(options) == metrics  # a finished run is kept
+
+
+def test_mnist_full_goes_on_from_where_it_was(
+    options: mnist_full.MnistFull, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mnist_full.run(replace(options, out=tmp_path / "whole"))
+    step, left = trainer._Run._step, [8]
+
+    def counting(run, chosen, stored):  # type: ignore[no-untyped-def]
+        left[0] -= 1
+        if left[0] == 0:
+            signal.raise_signal(signal.SIGTERM)
+        return step(run, chosen, stored)
+
+    monkeypatch.setattr(trainer._Run, "_step", counting)
+    with pytest.raises(KeyboardInterrupt):
+        mnist_full.run(options)
+    assert "metrics.json" not in {path.name for path in options.out.iterdir()}
+    with pytest.raises(InputError, match="other settings"):
+        mnist_full.run(replace(options, digits_per_class=6))
+    mnist_full.run(options)
+    name = "checkpoint.safetensors"
+    assert (options.out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_mnist_full_validates_on_digits_that_it_did_not_learn(
+    options: mnist_full.MnistFull, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mnist_full, "HELD_OUT", 20)
+    known, unseen = mnist_full._split(replace(options, validate=True))
+    whole = mnist_full._split(options)[0]
+    assert (len(known), len(unseen)) == (100, 20)
+    assert torch.equal(torch.cat([known.images, unseen.images]), whole.images)
+
+
+def test_mnist_full_names_what_is_missing(options: mnist_full.MnistFull, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="train-images-idx3-ubyte"):
+        mnist_full.run(replace(options, data=tmp_path))
+    with pytest.raises(InputError, match="classes_per_batch: must be at least 2"):
+        mnist_full.run(replace(options, classes_per_batch=1))
+    assert not options.out.exists()

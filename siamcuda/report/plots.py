@@ -29,10 +29,10 @@ def training_curve(
     epochs = np.arange(1, len(loss) + 1)
     marker = "o" if len(loss) == 1 else None
     left.plot(epochs, loss, color=_NEUTRAL, marker=marker)
-    left.set(xlabel="epoch", ylabel="loss, mean of a pair")
+    left.set(xlabel="epoch", ylabel="mean loss")
     right.plot(epochs, impostor, color=_IMPOSTOR, marker=marker, label="impostor pairs")
     right.plot(epochs, genuine, color=_GENUINE, marker=marker, label="genuine pairs")
-    right.set(xlabel="epoch", ylabel="mean energy of the training pairs", ylim=(0, None))
+    right.set(xlabel="epoch", ylabel="mean distance of the training pairs", ylim=(0, None))
     right.legend(frameon=False)
     return _png(figure)
 

@@ -8,6 +8,7 @@ from bench.cells import Row, markdown, ours_of, score, setting_of, time, verdict
 from bench.results import number
 
 NOTHING = "Not recorded yet."
+MILLION = 1_000_000
 
 
 def _chosen(rows: Sequence[Row]) -> list[Row]:
@@ -73,7 +74,22 @@ def _rates(rows: Sequence[Row]) -> str:
         "case", "threads", "time", "pairs", "pairs a second", "GFLOP/s", "FMA peak", "of peak",
         "goal", "", "MiB",
     )  # fmt: skip
-    return markdown(header, lines)
+    return markdown(header, lines) + _extrapolated(chosen)
+
+
+def _extrapolated(rows: Sequence[Row]) -> str:
+    """What the rate of the largest set says of a million embeddings."""
+    whole = [r for r in rows if r["peer"] == "ours" and r["op"] == "evaluate"]
+    largest = max(whole, key=lambda r: (int(r["rows"]), int(r["threads"])), default=None)
+    if largest is None or int(largest["rows"]) < 100_000:
+        return ""
+    share = (MILLION * (MILLION - 1)) / (int(largest["rows"]) * (int(largest["rows"]) - 1))
+    minutes = share * float(largest["median_us"]) / 60e6
+    return (
+        f"\n\nAt the rate of {int(largest['rows']):,} embeddings, the time being proportional to the "
+        f"pairs, 1,000,000 of them take {minutes:.0f} minutes on {largest['threads']} threads: "
+        "scaled, not run."
+    )
 
 
 #: Marker -> what stands between its two comments.

@@ -86,4 +86,5 @@ def test_tables() -> None:
         "| first pass 100000x128 | 2 | 20 s | 5e+09 | 2.5e+08 | 64 | 500 | 13 % | >= 40 % | missed"
     )
     assert line in rates
+    assert "1,000,000 of them take 33 minutes on 2 threads: scaled, not run." in rates
     assert table_verification.SECTIONS["verification"]([]) == table_verification.NOTHING

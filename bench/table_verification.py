@@ -86,7 +86,7 @@ def _extrapolated(rows: Sequence[Row]) -> str:
     share = (MILLION * (MILLION - 1)) / (int(largest["rows"]) * (int(largest["rows"]) - 1))
     minutes = share * float(largest["median_us"]) / 60e6
     return (
-        f"\n\nAt the rate of {int(largest['rows']):,} embeddings, the time being proportional to the "
+        f"\n\nAt the rate of {int(largest['rows']):,} embeddings, with a time in proportion to the "
         f"pairs, 1,000,000 of them take {minutes:.0f} minutes on {largest['threads']} threads: "
         "scaled, not run."
     )

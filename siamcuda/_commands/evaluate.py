@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -19,12 +20,13 @@ from siamcuda._commands.inputs import (
     read_matrix,
     refusing,
 )
+from siamcuda._commands.parsing import parse
 from siamcuda.report.samples import Samples
 from siamcuda.report.summary import asked_rates, evaluated, key_figures, operating_points
 from siamcuda.train.errors import InputError
 from siamcuda.verification import Calibrator, VerificationReport, evaluate
 
-__all__ = ["Evaluate", "run"]
+__all__ = ["Evaluate", "main", "run"]
 
 
 #: Where a file may be named; the help need not say that None is one too.
@@ -56,6 +58,11 @@ class Evaluate:
     calibration: Literal["platt", "isotonic"] = "platt"  # how to fit
     prior: float = 0.5  # chance of a genuine pair that the similarity takes for granted
     title: Annotated[str | None, arg(metavar="TEXT")] = None  # heading of the page
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Parse and run."""
+    run(parse(Evaluate, "evaluate", arguments))
 
 
 def run(options: Evaluate) -> None:

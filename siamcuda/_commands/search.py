@@ -6,7 +6,7 @@ import csv
 import io
 import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +17,13 @@ from tyro.conf import Positional, arg
 
 from siamcuda import Gallery
 from siamcuda._commands.inputs import check_outputs, read_matrix, refusing
+from siamcuda._commands.parsing import parse
 from siamcuda._files import writing_atomically
 from siamcuda._tensor_file import load_safetensors
 from siamcuda.gallery import Progress
 from siamcuda.train.errors import InputError
 
-__all__ = ["Search", "run"]
+__all__ = ["Search", "main", "run"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,11 @@ class Search:
 
 
 _Array = np.ndarray[tuple[int, ...], np.dtype[np.generic]]
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Parse and run."""
+    run(parse(Search, "search", arguments))
 
 
 def run(options: Search) -> None:

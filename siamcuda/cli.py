@@ -31,6 +31,8 @@ _COMMANDS = (
         "train", "train a published system end to end",
         interrupted="the same command goes on from here",
     ),
+    _Command("embed", "images, or texts, to the embeddings of a trained run"),
+    _Command("compare", "say whether two images, or texts, show the same"),
     _Command("search", "nearest entries of a gallery, exactly", "report"),
     _Command("evaluate", "verify all pairs of embeddings; a report", "report"),
 )  # fmt: skip

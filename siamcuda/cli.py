@@ -33,7 +33,7 @@ _COMMANDS = (
     ),
     _Command("embed", "images, or texts, to the embeddings of a trained run"),
     _Command("compare", "say whether two images, or texts, show the same"),
-    _Command("search", "nearest entries of a gallery, exactly", "report"),
+    _Command("search", "nearest entries of a gallery, exactly: of files or of a run", "report"),
     _Command("evaluate", "verify all pairs of embeddings; a report", "report"),
 )  # fmt: skip
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -110,6 +111,7 @@ BROKEN = [
     [
         ["embed", "faces", "-o", "out.npy"],
         ["compare", "faces/p1/1.png", "faces/p1/2.png"],
+        ["search", "faces/p1", "faces", "-o", "out.csv"],
     ],
     ids=lambda rest: rest[0],
 )
@@ -276,4 +278,87 @@ def test_embed_that_is_interrupted_leaves_the_old_file(
     monkeypatch.setattr(Siamese, "encode", interrupted)
     status, _, err = run("embed", "run", "faces/p1", "-o", "z.npy")
     assert (status, err) == (130, "siamcuda: interrupted; nothing is left half written\n")
+    assert listed() == before
+
+
+# search
+
+
+def rows_of(text: str) -> list[list[str]]:
+    head, *rows = csv.reader(text.splitlines())
+    assert head == ["query", "rank", "id", "distance", "similarity"]
+    return rows
+
+
+def test_search_finds_images_in_a_folder(run: Run) -> None:
+    siamese = Siamese.load(Path("run"))
+    status, out, err = run("search", "run", "faces/p5/2.png", "faces", "-k", "5")
+    assert (status, err) == (0, "")
+    rows = rows_of(out)
+    assert [r[:3] for r in rows[:1]] == [["faces/p5/2.png", "1", "faces/p5/2.png"]]
+    z = siamese.embed_images([Path(r[2]) for r in rows])
+    for row, found in zip(rows, siamese.compare(z[:1].expand_as(z), z), strict=True):
+        assert float(row[3]) == pytest.approx(found.distance, abs=1e-5)
+        assert float(row[4]) == pytest.approx(found.similarity, abs=1e-4)
+    assert run("search", "run", "faces/p5", "faces", "-k", "2", "-o", "out.npz")[0] == 0
+    with np.load("out.npz") as arrays:
+        assert arrays["queries"].tolist() == [f"faces/p5/{number}.png" for number in range(1, 8)]
+        found = arrays["entries"][arrays["ids"]][:, 0].tolist()
+        assert found == arrays["queries"].tolist()
+        assert arrays["similarities"].shape == (7, 2)
+    within = rows_of(run("search", "run", "faces/p5/2.png", "faces", "--radius", "1e-3")[1])
+    assert [r[2] for r in within] == ["faces/p5/2.png"]
+
+
+def test_search_takes_what_embed_wrote(run: Run) -> None:
+    folder = run("search", "run", "faces/p5", "faces", "-k", "3")[1]
+    for name in ("g.npy", "g.safetensors"):
+        run("embed", "run", "faces", "-o", name, "--names", "n.txt")
+        status, out, _ = run("search", "run", "faces/p5", name, "--names", "n.txt", "-k", "3")
+        assert status == 0
+        assert [r[:3] for r in rows_of(out)] == [r[:3] for r in rows_of(folder)]
+        numbered = rows_of(run("search", "run", "faces/p5", name, "-k", "1")[1])
+        assert [int(r[2]) for r in numbered] == list(range(28, 35))
+
+
+def test_search_by_codes_and_by_sentences(run: Run) -> None:
+    untrained("codes", "hamming")
+    rows = run("search", "codes", "faces/p1/1.png", "faces/p1", "-k", "1")[1].splitlines()
+    assert rows[1] == "faces/p1/1.png,1,faces/p1/1.png,0"
+    untrained("words", "cosine", text=True)
+    Path("q.txt").write_text("one blue fish\n")
+    Path("t.txt").write_text("two red fish\none blue fish\nmany birds\n")
+    rows = run("search", "words", "q.txt", "t.txt", "-k", "2")[1].splitlines()
+    assert rows[1].startswith("one blue fish,1,one blue fish,")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["run", "faces"], "places: run is a run: a query and a gallery are to follow it"),
+        (["run"], "places: QUERIES GALLERY or RUN QUERY GALLERY is expected, got 1"),
+        (["run", "none.png", "faces"], "query: no such image: none.png"),
+        (["run", "faces/p1/1.png", "bare"], "gallery: bare holds no image"),
+        (["run", "faces/p1/1.png", "none.npy"], "gallery: none.npy: No such file"),
+        (["run", "faces/p1/1.png", "wide.npy"], "gallery: wide.npy has 3 columns, the run's embe"),
+        (["run", "faces/p1/1.png", "cos.safetensors"], "was saved for metric 'cosine'"),
+        (["run", "faces/p1/1.png", "faces", "--metric", "cosine"], "metric: run compares by eucl"),
+        (["run", "faces/p1/1.png", "faces", "--names", "n"], "names: faces has names of its own"),
+        (["run", "faces/p1/1.png", "z.npy", "--names", "n.txt"], "n.txt: 1 labels for 4 rows"),
+        (["z.npy", "z.npy", "--names", "n.txt"], "names: needs a run"),
+        (["run", "bad.png", "faces"], "cannot read the image bad.png"),
+        (["l1", "faces/p1/1.png", "faces"], "run: it compares by L1 distance, which exact search"),
+        (["run", "faces/p1/1.png", "z.npy", "-o", "z.npy"], "out: z.npy must end in"),
+    ],
+)
+def test_search_on_a_run_says_what_is_wrong(run: Run, arguments: list[str], says: str) -> None:
+    untrained("l1", "l1")
+    Path("bare").mkdir()
+    np.save("wide.npy", np.zeros((4, 3), np.float32))
+    np.save("z.npy", np.zeros((4, 8), np.float32))
+    siamcuda.Gallery(torch.eye(8), metric="cosine").save("cos.safetensors")
+    Path("n.txt").write_text("one\n")
+    Path("bad.png").write_text("no image")
+    before = listed()
+    refused(run("search", *arguments), says)
     assert listed() == before

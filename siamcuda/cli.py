@@ -33,8 +33,8 @@ _COMMANDS = (
     ),
     _Command("embed", "images, or texts, to the embeddings of a trained run"),
     _Command("compare", "say whether two images, or texts, show the same"),
-    _Command("search", "nearest entries of a gallery, exactly: of files or of a run", "report"),
-    _Command("evaluate", "verify all pairs of embeddings; a report", "report"),
+    _Command("search", "nearest entries of a gallery, exactly: vectors or images", "report"),
+    _Command("evaluate", "verify all pairs of embeddings or of images: a report", "report"),
 )  # fmt: skip
 
 

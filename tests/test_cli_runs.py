@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,7 @@ BROKEN = [
         ["embed", "faces", "-o", "out.npy"],
         ["compare", "faces/p1/1.png", "faces/p1/2.png"],
         ["search", "faces/p1", "faces", "-o", "out.csv"],
+        ["evaluate", "faces", "--report", "out.html"],
     ],
     ids=lambda rest: rest[0],
 )
@@ -361,4 +363,80 @@ def test_search_on_a_run_says_what_is_wrong(run: Run, arguments: list[str], says
     Path("bad.png").write_text("no image")
     before = listed()
     refused(run("search", *arguments), says)
+    assert listed() == before
+
+
+# evaluate
+
+
+def test_evaluate_embeds_and_reports(run: Run) -> None:
+    siamese = Siamese.load(Path("run"))
+    status, out, err = run("evaluate", "run", "faces", "--far", "0.1", "--report", "out.html")
+    assert (status, err) == (0, "")
+    assert "42 of 6 identities, 8 columns of float32, from faces by run" in out
+    assert "Euclidean distance" in out
+    paths = [Path(f"faces/p{n // 7 + 1}/{n % 7 + 1}.png") for n in range(42)]
+    report = siamcuda.verification.evaluate(
+        siamese.embed_images(paths), torch.arange(42) // 7, metric="euclidean"
+    )
+    assert siamese.threshold is not None
+    far, frr = report.rates(siamese.threshold)
+    assert f"{siamese.threshold:.6g}: FAR {100 * far:.3g} %, FRR {100 * frr:.3g} %" in out
+    page = Path("out.html").read_text()
+    assert "Verification of faces by run" in page
+    assert page.count("<img ") > 10
+
+
+def test_evaluate_a_run_of_codes(run: Run) -> None:
+    siamese = untrained("codes", "hamming", threshold=3.0)
+    status, out, _ = run("evaluate", "codes", "faces")
+    assert status == 0
+    z = siamese.embed_images(sorted(Path("faces").rglob("*.png")))
+    i, j = torch.triu_indices(42, 42, 1)
+    impostor = i // 7 != j // 7
+    far = (siamcuda.hamming(z[i], z[j])[impostor] <= 3).double().mean()
+    assert f"3: FAR {100 * far:.3g} %" in out
+
+
+def test_evaluate_prints_what_the_recipe_measured(run: Run) -> None:
+    status, out, err = run("evaluate", "run")
+    assert (status, err) == (0, "")
+    assert "Chopra et al. 2005" in out
+    refused(run("evaluate", "run", "--report", "out.html"), "report: needs images")
+    shutil.copytree("run", "copy")
+    Path("copy/metrics.json").write_text("{}")
+    refused(run("evaluate", "copy"), "run: copy/metrics.json lacks ")
+    Path("copy/metrics.json").write_text("{")
+    refused(run("evaluate", "copy"), "cannot read copy/metrics.json")
+    Path("copy/metrics.json").unlink()
+    refused(run("evaluate", "copy"), "run: no training was finished in copy")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["run", "none"], "data: no such folder: none"),
+        (["run", "bare"], "data: bare has no sub-folders; one sub-folder an identity"),
+        (["run", "alone"], "images: alone has the identity p1 alone; two are needed"),
+        (["run", "broken"], "cannot read the image broken/b/1.png: not an image"),
+        (["run", "strangers"], "labels: no genuine pair"),
+        (["run", "faces", "--metric", "cosine"], "metric: run compares by euclidean"),
+        (["run", "faces", "--images", "faces"], "images: is for files of embeddings"),
+        (["run", "faces", "--report", "faces/p1/1.png"], "report: faces/p1/1.png is one of the"),
+        (["run", "faces", "--report", "bare"], "report: bare is a folder, a file is expected"),
+        (["l1", "faces"], "run: it compares by L1 distance, which evaluate does not have"),
+        (["words", "faces"], "run: it takes texts; embed them, and evaluate files"),
+        ([], "places: EMBEDDINGS LABELS or RUN [IMAGES] is expected, got 0"),
+    ],
+)
+def test_evaluate_on_a_run_says_what_is_wrong(run: Run, arguments: list[str], says: str) -> None:
+    untrained("l1", "l1")
+    untrained("words", "cosine", text=True)
+    for name in ("bare", "alone/p1", "broken/a", "broken/b", "strangers/a", "strangers/b"):
+        Path(name).mkdir(parents=True)
+    for name in ("alone/p1", "broken/a", "strangers/a", "strangers/b"):
+        shutil.copy("faces/p1/1.png", name)
+    Path("broken/b/1.png").write_text("no image")
+    before = listed()
+    refused(run("evaluate", *arguments), says)
     assert listed() == before

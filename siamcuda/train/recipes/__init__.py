@@ -21,7 +21,7 @@ from typing import Any
 
 from siamcuda.train.errors import InputError
 
-__all__ = ["Recipe", "is_run", "load", "parts", "summaries"]
+__all__ = ["CONFIG", "Recipe", "is_run", "load", "parts", "summaries"]
 
 #: Settings of a run; a folder that has them belongs to one.
 CONFIG = "config.json"

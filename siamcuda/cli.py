@@ -35,6 +35,7 @@ _COMMANDS = (
     _Command("compare", "say whether two images, or texts, show the same"),
     _Command("search", "nearest entries of a gallery, exactly: vectors or images", "report"),
     _Command("evaluate", "verify all pairs of embeddings or of images: a report", "report"),
+    _Command("export", "a run's encoder as ONNX or torch.export", "export"),
 )  # fmt: skip
 
 

@@ -114,6 +114,7 @@ BROKEN = [
         ["compare", "faces/p1/1.png", "faces/p1/2.png"],
         ["search", "faces/p1", "faces", "-o", "out.csv"],
         ["evaluate", "faces", "--report", "out.html"],
+        ["export", "-o", "out.pt2"],
     ],
     ids=lambda rest: rest[0],
 )
@@ -439,4 +440,47 @@ def test_evaluate_on_a_run_says_what_is_wrong(run: Run, arguments: list[str], sa
     Path("broken/b/1.png").write_text("no image")
     before = listed()
     refused(run("evaluate", *arguments), says)
+    assert listed() == before
+
+
+# export
+
+
+def test_export_embeds_as_the_run_does(run: Run) -> None:
+    siamese = Siamese.load(Path("run"))
+    status, out, err = run("export", "run", "-o", "encoder.pt2")
+    assert (status, err) == (0, "")
+    size = Path("encoder.pt2").stat().st_size
+    assert out.startswith(f"encoder.pt2: {size:,} bytes\nlargest difference from the encoder: ")
+    assert "its mirror image's, as in the run" in out
+    module = torch.export.load("encoder.pt2").module()
+    inputs = siamese.views(siamese.images([Path("faces/p1/1.png"), Path("faces/p2/1.png")]).load(
+        torch.arange(2)
+    ))  # fmt: skip
+    torch.testing.assert_close(module(inputs), siamese.encode(inputs).clone())
+
+
+def test_export_to_onnx(run: Run) -> None:
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(name)
+    untrained("codes", "hamming")
+    status, out, _ = run("export", "codes", "-o", "encoder.onnx")
+    assert status == 0
+    assert "it gives +1 or -1 a bit" in out
+    assert Path("encoder.onnx").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["run", "-o", "encoder.pt"], "out: encoder.pt must end in .pt2 or .onnx"),
+        (["run", "-o", "no/encoder.pt2"], "out: cannot write to the folder no"),
+        (["run", "-o", "folder.pt2"], "out: folder.pt2 is a folder, a file is expected"),
+        (["none", "-o", "encoder.pt2"], "run: no such folder: none"),
+    ],
+)
+def test_export_says_what_is_wrong(run: Run, arguments: list[str], says: str) -> None:
+    Path("folder.pt2").mkdir()
+    before = listed()
+    refused(run("export", *arguments), says)
     assert listed() == before

@@ -7,6 +7,8 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -142,6 +144,38 @@ def test_a_run_that_cannot_be_used_is_named(
     before = listed()
     refused(run(rest[0], *folder, *rest[1:]), says)
     assert listed() == before
+
+
+def test_a_checkpoint_of_random_bytes_is_named(run: Run) -> None:
+    good = Path("run/checkpoint.safetensors").read_bytes()
+    header = 8 + int.from_bytes(good[:8], "little")
+    random = np.random.default_rng(0)
+    Path("damaged").mkdir()
+    said = 0
+    for _ in range(40):
+        broken = bytearray(good)
+        for place in random.integers(0, header, 3):
+            broken[place] = random.integers(0, 256)
+        Path("damaged/checkpoint.safetensors").write_bytes(broken)
+        status, out, err = run("compare", "damaged", "faces/p1/1.png", "faces/p1/2.png")
+        if status:  # a letter of a name that matters to nobody may be another one
+            refused((status, out, err), "")
+            said += 1
+    assert said > 30
+
+
+@pytest.mark.parametrize("command", ["embed", "compare", "search", "evaluate", "export"])
+def test_every_command_explains_itself(run: Run, command: str) -> None:
+    for arguments, status in (["--help"], 0), (["--bach", "3"], 2):
+        with pytest.raises(SystemExit) as stop:
+            run(command, *arguments)
+        assert stop.value.code == status
+
+
+def test_a_reader_that_has_enough_ends_it_quietly(run: Run) -> None:
+    command = f"{sys.executable} -m siamcuda.cli search run faces faces -k 42 | head -n 1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("query,rank,id,distance,similarity\n", "")
 
 
 # compare

@@ -26,7 +26,7 @@ class Embed:
 
     run: Annotated[Positional[Path], arg(metavar="RUN")]
     """folder of a trained run"""
-    inputs: Annotated[Positional[tuple[Path, ...]], arg(metavar="IMAGES")]
+    inputs: Annotated[Positional[tuple[Path, ...]], arg(metavar="IMAGES [IMAGES ...]")]
     """image files, folders (with sub-folders, sorted) or text files of paths, a path a line; for a
     run that takes texts: text files, a sentence a line"""
     # .npy: (N, D) float32, for hamming packed bits in uint8; .safetensors: a gallery, with metric

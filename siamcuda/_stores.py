@@ -75,6 +75,11 @@ def _with_room(data: Tensor, before: int, after: int) -> Tensor:
     return room
 
 
+def _version(rows: Tensor) -> int:
+    """How often a tensor was changed in place; those of inference mode do not count."""
+    return 0 if rows.is_inference() else rows._version
+
+
 class MemoryStore:
     """Rows in memory, borrowed until the first change.
 
@@ -88,7 +93,7 @@ class MemoryStore:
         self._prepare = prepare
         self._coded = codes
         self._given: Tensor | None = rows
-        self._version = rows._version
+        self._version = _version(rows)
         self._rows = rows if prepared else prepare(rows)
         self._count = len(rows)
         self._screen = _codes(self._rows) if codes else []
@@ -178,7 +183,7 @@ class MemoryStore:
         self._given = None
 
     def _check_unchanged(self) -> None:
-        if self._given is not None and self._borrowed and self._given._version != self._version:
+        if self._given is not None and self._borrowed and _version(self._given) != self._version:
             raise RuntimeError(
                 "gallery: its vectors were changed in place after the gallery was made; give it a "
                 "clone, or make a new gallery"

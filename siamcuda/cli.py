@@ -1,129 +1,90 @@
-"""The command ``siamcuda``.
+"""The command ``siamcuda``: a table of commands, and what becomes of their errors.
 
-``info`` needs the core alone; the others import their extras when they are asked for.
+Each command is a module of ``siamcuda._commands`` with ``main(arguments)``; it is imported, with
+the extras that it needs, when it is asked for. ``info`` and ``recipes`` need the core alone.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import difflib
+import importlib
 import os
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import NamedTuple, NoReturn
 
 __all__ = ["main"]
 
 
+class _Command(NamedTuple):
+    name: str  # of the module too
+    summary: str
+    extra: str = "train"  # brings what it imports
+    interrupted: str = "nothing is left half written"
+
+
+_COMMANDS = (
+    _Command("info", "say what was built: versions, SIMD levels, CUDA", ""),
+    _Command("recipes", "list the published systems that can be trained", ""),
+    _Command(
+        "train", "train a published system end to end",
+        interrupted="the same command goes on from here",
+    ),
+    _Command("embed", "images, or texts, to the embeddings of a trained run"),
+    _Command("compare", "say whether two images, or texts, show the same"),
+    _Command("search", "nearest entries of a gallery, exactly: vectors or images", "report"),
+    _Command("evaluate", "verify all pairs of embeddings or of images: a report", "report"),
+    _Command("export", "a run's encoder as ONNX or torch.export", "export"),
+)  # fmt: skip
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one sub-command; return the exit status: 0 done, 2 cannot be done as asked."""
-    parser = argparse.ArgumentParser(prog="siamcuda", description="Siamese networks, made fast.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    info = commands.add_parser("info", help="say what was built: versions, SIMD levels, CUDA")
-    info.add_argument("--json", action="store_true", help="one JSON object instead of text")
-    trainer = commands.add_parser("train", help="train a published system end to end")
-    recipes = trainer.add_subparsers(dest="recipe", required=True, metavar="recipe")
-    recipes.add_parser("chopra-faces", add_help=False, help="Chopra et al. 2005, AT&T faces")
-    commands.add_parser("evaluate", add_help=False, help="verify all pairs of embeddings; a report")
-    commands.add_parser("search", add_help=False, help="nearest entries of a gallery, exactly")
+    """Run one command; return the exit status: 0 done, 2 cannot be done as asked, 130 Ctrl-C."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if arguments[:1] == ["evaluate"]:
-        return _evaluate(arguments[1:])
-    if arguments[:1] == ["search"]:
-        return _search(arguments[1:])
-    known, rest = parser.parse_known_args(arguments)
-    if known.command == "train":
-        return _train(rest)
-    if rest:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    return _info(as_json=known.json)
+    commands = {command.name: command for command in _COMMANDS}
+    if not arguments or arguments[0] not in commands:
+        _explain(arguments)
+    return _run(commands[arguments[0]], arguments[1:])
 
 
-def _info(as_json: bool) -> int:
-    import siamcuda
-
-    facts = siamcuda.build_info()
-    if as_json:
-        print(json.dumps(facts, indent=2))
-        return 0
-    width = max(len(name) for name in facts)
-    for name, value in facts.items():
-        text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-        print(f"{name:<{width}}  {text}")
-    return 0
-
-
-def _train(arguments: Sequence[str]) -> int:
-    def parts() -> tuple[Any, Callable[[Any], None]]:
-        from siamcuda.train.recipes import chopra_faces
-
-        def run(options: chopra_faces.ChopraFaces) -> None:
-            metrics = chopra_faces.run(options)
-            print(chopra_faces.table(metrics))
-            print(f"everything is in {options.out}")
-
-        return chopra_faces.ChopraFaces, run
-
-    again = "; the same command goes on from here"
-    return _run("train chopra-faces", "demo", parts, arguments, again, dotted=True)
+def _explain(arguments: Sequence[str]) -> NoReturn:
+    """Print the help that was asked for, or refuse what is no command."""
+    parser = argparse.ArgumentParser(prog="siamcuda", description="Siamese networks, made fast.")
+    listed = parser.add_subparsers(title="commands", required=True, metavar="command")
+    for command in _COMMANDS:
+        listed.add_parser(command.name, help=command.summary, add_help=False)
+    if arguments and not arguments[0].startswith("-"):
+        near = difflib.get_close_matches(arguments[0], [c.name for c in _COMMANDS], 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        parser.error(f"no such command: {arguments[0]}{hint}")
+    parser.parse_args(arguments)
+    raise AssertionError("argparse ends the process where no command is given")
 
 
-def _evaluate(arguments: Sequence[str]) -> int:
-    def parts() -> tuple[Any, Callable[[Any], None]]:
-        from siamcuda._commands import evaluate
-
-        return evaluate.Evaluate, evaluate.run
-
-    return _run("evaluate", "report", parts, arguments)
-
-
-def _search(arguments: Sequence[str]) -> int:
-    def parts() -> tuple[Any, Callable[[Any], None]]:
-        from siamcuda._commands import search
-
-        return search.Search, search.run
-
-    return _run("search", "report", parts, arguments)
-
-
-def _run(
-    command: str,
-    extra: str,
-    parts: Callable[[], tuple[Any, Callable[[Any], None]]],
-    arguments: Sequence[str],
-    interrupted: str = "; nothing is left half written",
-    *,
-    dotted: bool = False,
-) -> int:
-    """Parse the options of a command and run it; ``parts`` imports both."""
-    from siamcuda.train.errors import InputError
-
+def _run(command: _Command, arguments: Sequence[str]) -> int:
     try:
-        import tyro
-
-        options_type, run = parts()
-        options = tyro.cli(
-            options_type,
-            prog=f"siamcuda {command}",
-            args=list(arguments),
-            config=() if dotted else (tyro.conf.OmitArgPrefixes,),
-        )
-        run(options)
+        importlib.import_module(f"siamcuda._commands.{command.name}").main(arguments)
         sys.stdout.flush()
     except BrokenPipeError:
         # Who reads, as `head` does, has enough. What is left must not be flushed at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except ModuleNotFoundError as error:
-        if (error.name or "").startswith("siamcuda"):
+        package = (error.name or "").split(".")[0]
+        if package == "siamcuda":
             raise
-        needs = f"siamcuda {command.split()[0]} needs {error.name}"
-        print(f"{needs}: pip install 'siamcuda[{extra}]'", file=sys.stderr)
+        needs = f"siamcuda {command.name} needs {package}"
+        print(f"{needs}: pip install 'siamcuda[{command.extra}]'", file=sys.stderr)
         return 2
-    except InputError as error:
+    except ValueError as error:
+        from siamcuda.train.errors import InputError  # which info has no use for
+
+        if not isinstance(error, InputError):
+            raise
         print(f"siamcuda: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"siamcuda: interrupted{interrupted}", file=sys.stderr)
+        print(f"siamcuda: interrupted; {command.interrupted}", file=sys.stderr)
         return 130
     return 0
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,7 +45,8 @@ def test_info_needs_the_core_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["nothing"], ["train"], ["train", "resnet"], ["info", "-x"]]
+    "arguments",
+    [[], ["nothing"], ["train"], ["train", "--fresh"], ["recipes", "-x"], ["info", "-x"]],
 )
 def test_unknown_commands_are_refused(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
@@ -51,6 +55,73 @@ def test_unknown_commands_are_refused(
         main(arguments)
     assert stop.value.code == 2
     assert "usage: siamcuda" in capsys.readouterr().err
+
+
+def test_the_nearest_command_recipe_or_option_is_suggested(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("tyro")
+    with pytest.raises(SystemExit) as stop:
+        main(["serch"])
+    assert stop.value.code == 2
+    assert "no such command: serch; did you mean search?" in capsys.readouterr().err
+    assert main(["train", "chopra-face"]) == 2
+    err = capsys.readouterr().err
+    assert err == (
+        "siamcuda: error: recipe: no such recipe: chopra-face; did you mean chopra-faces?\n"
+    )
+    assert main(["train", "xyz"]) == 2
+    assert "there are chopra-faces" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "chopra-faces", "--train.epoch", "3"])
+    assert stop.value.code == 2
+    assert "--train.epochs" in capsys.readouterr().err
+
+
+def test_recipes_are_found_without_importing_them() -> None:
+    script = (
+        "import sys\n"
+        "for name in ('tyro', 'PIL', 'safetensors', 'matplotlib'):\n"
+        "    sys.modules[name] = None\n"
+        "from siamcuda.cli import main\n"
+        "assert main(['recipes']) == 0\n"
+        "try:\n"
+        "    main(['train', '--help'])\n"
+        "except SystemExit as stop:\n"
+        "    assert stop.code == 0\n"
+        "assert not {'siamcuda.train.trainer', 'siamcuda.report'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    line = "chopra-faces  Face verification as Chopra, Hadsell and LeCun (2005) test it"
+    assert done.stdout.count(line) == 2
+
+
+def test_every_recipe_keeps_to_the_protocol() -> None:
+    pytest.importorskip("tyro")
+    from siamcuda.train import recipes
+
+    for name, summary in recipes.summaries().items():
+        assert summary.endswith(".") and len(summary) <= 100, name  # noqa: PT018
+        recipe = recipes.load(name)
+        options = recipe.options()  # every field has a default
+        assert isinstance(options.out, Path)
+        assert options.fresh is False
+
+
+def test_resume_wants_a_run_to_go_on_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("tyro")
+    command = ["train", "chopra-faces", "--resume", "--out", str(tmp_path), "--data", "none"]
+    assert main(command) == 2
+    assert f"resume: there is no run in {tmp_path} to go on from" in capsys.readouterr().err
+    (tmp_path / "split-01").mkdir()
+    (tmp_path / "split-01/config.json").write_text("{}")
+    assert main(command) == 2
+    assert "error: data: no such folder" in capsys.readouterr().err
+    assert main([*command, "--fresh"]) == 2
+    assert "resume: --resume goes on from what --fresh would forget" in capsys.readouterr().err
 
 
 def test_train_explains_its_options(capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,7 +151,11 @@ def test_train_prints_the_table_beside_the_papers(
     metrics = {"pair": figures, "enrolled": figures, "splits": 1, "seconds": 12.3}
     metrics |= {"people_train": 35, "people_test": 5}
     asked: list[chopra_faces.ChopraFaces] = []
-    monkeypatch.setattr(chopra_faces, "run", lambda options: asked.append(options) or metrics)
+
+    def runs(instead: Callable[[chopra_faces.ChopraFaces], Any]) -> None:
+        monkeypatch.setattr(chopra_faces, "RECIPE", replace(chopra_faces.RECIPE, run=instead))
+
+    runs(lambda options: asked.append(options) or metrics)
     command = [
         "train",
         "chopra-faces",
@@ -100,7 +175,7 @@ def test_train_prints_the_table_beside_the_papers(
     def interrupted(options: chopra_faces.ChopraFaces) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(chopra_faces, "run", interrupted)
+    runs(interrupted)
     assert main(command) == 130
     assert "the same command goes on from here" in capsys.readouterr().err
 

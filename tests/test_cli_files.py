@@ -378,12 +378,11 @@ def test_progress_follows_the_parts_of_a_streamed_gallery(
 ) -> None:
     pytest.importorskip("tqdm")
     from siamcuda import _stores
-    from siamcuda._commands import search
+    from siamcuda._commands import runs
 
     monkeypatch.setattr(_stores, "_PART_BYTES", 40)  # two rows
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    with search._progress(9) as step:
-        assert step is not None
+    with runs.progress_bar(9, "gallery", "row") as step:
         step(4, 9)
     status, out, err = run("search", "e.npy", "g.npy", "-k", "1")
     assert status == 0

@@ -514,3 +514,18 @@ def test_nonfinite_rows_are_reported():
         gallery = Gallery(rows)
     assert gallery.nonfinite == 1
     assert gallery.search(torch.zeros(1, 2), 5).ids.tolist() == [[0, 2, 3, 4, 1]]
+
+
+def test_vectors_and_queries_made_in_inference_mode_are_searched() -> None:
+    """Such tensors have no version counter; a change behind the gallery goes unseen."""
+    with torch.inference_mode():
+        rows = torch.rand(40, 7, generator=torch.Generator().manual_seed(0))
+    for metric in ("sqeuclidean", "euclidean", "cosine"):
+        gallery = siamcuda.Gallery(rows, metric=metric)
+        found = gallery.search(rows, 3)
+        expected = siamcuda.knn(rows.clone(), rows.clone(), 3, metric)
+        assert torch.equal(found.distances, expected.distances)
+        assert torch.equal(found.ids, expected.ids)
+        gallery.add(rows[:2] + 1)
+        assert gallery.remove([0, 41]) == 2
+        assert len(gallery.range_search(rows, math.inf).ids) == 40 * 40

@@ -1,12 +1,15 @@
-"""``siamcuda evaluate``: every pair of a file of embeddings; a table, a page, plots."""
+"""``siamcuda evaluate``: every pair of embeddings, of files or of a run; a table, a page, plots."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 from tyro.conf import Positional, arg
 
@@ -19,12 +22,15 @@ from siamcuda._commands.inputs import (
     read_matrix,
     refusing,
 )
+from siamcuda._commands.parsing import parse
+from siamcuda._commands.runs import embed_inputs, is_run, open_run, takes_texts
 from siamcuda.report.samples import Samples
 from siamcuda.report.summary import asked_rates, evaluated, key_figures, operating_points
+from siamcuda.train import recipes
 from siamcuda.train.errors import InputError
 from siamcuda.verification import Calibrator, VerificationReport, evaluate
 
-__all__ = ["Evaluate", "run"]
+__all__ = ["Evaluate", "main", "run"]
 
 
 #: Where a file may be named; the help need not say that None is one too.
@@ -33,13 +39,21 @@ _Path = Annotated[Path | None, arg(metavar="PATH")]
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Verify every pair of embeddings: print error rates, write a page for people."""
+    """Verify every pair of embeddings: print error rates, write a page for people.
 
-    embeddings: Annotated[Positional[Path], arg(metavar="EMBEDDINGS")]
-    """(N, D) floats, .npy or .safetensors"""
-    labels: Annotated[Positional[Path], arg(metavar="LABELS")]
-    """N identities: .npy of integers or strings, or text, one a line"""
-    metric: Literal["sqeuclidean", "euclidean", "cosine"] = "sqeuclidean"
+    siamcuda evaluate EMBEDDINGS LABELS: files. siamcuda evaluate RUN IMAGES: what a trained run
+    makes of images. siamcuda evaluate RUN: the figures that its recipe left.
+    """
+
+    places: Annotated[Positional[tuple[Path, ...]], arg(metavar="EMBEDDINGS LABELS|RUN [IMAGES]")]
+    """EMBEDDINGS: (N, D) floats, .npy or .safetensors. LABELS: N identities, .npy of integers or
+    strings, or text, one a line. RUN: folder of a trained run. IMAGES: a folder with one sub-folder
+    an identity"""
+    # by default the run's, else sqeuclidean
+    metric: Annotated[
+        Literal["sqeuclidean", "euclidean", "cosine"] | None,
+        arg(metavar="{sqeuclidean,euclidean,cosine}"),
+    ] = None
     far: tuple[float, ...] = (1e-2, 1e-3, 1e-4)  # false accept rates to find thresholds for
     gallery: _Path = None  # compare with these instead of with each other
     gallery_labels: _Path = None  # their identities
@@ -58,27 +72,44 @@ class Evaluate:
     title: Annotated[str | None, arg(metavar="TEXT")] = None  # heading of the page
 
 
+def main(arguments: Sequence[str]) -> None:
+    """Parse and run."""
+    run(parse(Evaluate, "evaluate", arguments))
+
+
+class Compared(NamedTuple):
+    """What is compared with what."""
+
+    rows: Tensor
+    identities: list[str]
+    samples: Samples
+    metric: str
+    gallery: tuple[Tensor, list[str], Samples] | None = None
+    threshold: float | None = None  # of the run
+
+
 def run(options: Evaluate) -> None:
     """Do what the options ask; raises InputError for what can't be used."""
+    if len(options.places) == 1 and options.places[0].is_dir():
+        _print_figures(options)
+        return
     if options.report is not None or options.png is not None:
         import siamcuda.report.page  # noqa: F401  what is missing is found before the work
 
     _check(options)
-    rows, identities, samples = _side(options.embeddings, options.labels, options.images, "")
-    others = other_identities = gallery = None
-    if options.gallery is not None and options.gallery_labels is not None:
-        others, other_identities, gallery = _side(
-            options.gallery, options.gallery_labels, options.gallery_images, "gallery "
-        )
-    numbered = _numbered(identities, other_identities or [])
+    compared = _of_run(options) if _by_run(options) else _of_files(options)
+    samples, gallery = compared.samples, compared.gallery
+    others, other_identities, other_samples = gallery or (None, [], None)
+    numbered = _numbered(compared.identities, other_identities)
     with refusing():
         report = evaluate(
-            rows,
-            numbered[: len(rows)],
+            compared.rows,
+            numbered[: len(compared.rows)],
             options.far,
-            metric=options.metric,
+            metric=compared.metric,
             gallery=others,
-            gallery_labels=None if others is None else numbered[len(rows) :],
+            gallery_labels=None if others is None else numbered[len(compared.rows) :],
+            thresholds=() if compared.threshold is None else compared.threshold,
             hardest=options.hardest,
             identification=options.identification,
             bootstrap=options.bootstrap,
@@ -89,14 +120,76 @@ def run(options: Evaluate) -> None:
         if options.calibrator is not None:
             calibrator = Calibrator.fit(report, options.calibration, prior=options.prior)
     try:
-        written = _write(options, report, samples, gallery, calibrator)
+        written = _write(options, report, samples, other_samples, calibrator)
     finally:  # a disk that is full does not cost the table
-        facts = evaluated(report, samples, gallery, calibrator)
-        tables.print_facts([(f.name, f.text) for f in facts])
+        facts = [(f.name, f.text) for f in evaluated(report, samples, other_samples, calibrator)]
+        if compared.threshold is not None:
+            far, frr = (f"{100 * rate:.3g} %" for rate in report.rates(compared.threshold))
+            facts.append(("Stored threshold", f"{compared.threshold:.6g}: FAR {far}, FRR {frr}"))
+        tables.print_facts(facts)
         tables.print_key_figures(key_figures(report, calibrator))
         tables.print_points(operating_points(report, asked_rates(report, options.far)))
     for line in written:
         print(line)
+
+
+def _of_files(options: Evaluate) -> Compared:
+    embeddings, labels = options.places
+    gallery = None
+    rows, identities, samples = _side(embeddings, labels, options.images, "")
+    if options.gallery is not None and options.gallery_labels is not None:
+        gallery = _side(options.gallery, options.gallery_labels, options.gallery_images, "gallery ")
+    return Compared(rows, identities, samples, options.metric or "sqeuclidean", gallery)
+
+
+def _of_run(options: Evaluate) -> Compared:
+    """Embed a folder of identities."""
+    folder, images = options.places
+    siamese = open_run(folder)
+    metric: str = siamese.distance
+    if metric == "l1":
+        raise InputError("run: it compares by L1 distance, which evaluate does not have")
+    if options.metric not in (None, metric):
+        raise InputError(f"metric: {folder} compares by {metric}")
+    if takes_texts(siamese):
+        raise InputError("run: it takes texts; embed them, and evaluate files")
+
+    from siamcuda.train.data.folders import list_identities
+
+    names, paths, labels = list_identities(images)
+    if len(names) == 1:
+        raise InputError(f"images: {images} has the identity {names[0]} alone; two are needed")
+    outputs = [("report", options.report), ("calibrator", options.calibrator)]
+    check_outputs(outputs, paths)
+    rows = embed_inputs(siamese, [os.fspath(path) for path in paths])
+    if metric == "hamming":  # bits that differ are the squared distance of bits as numbers
+        rows = torch.from_numpy(np.unpackbits(rows.numpy(), axis=1)).float()
+        metric = "sqeuclidean"
+    identities = [names[label] for label in labels.tolist()]
+    dtype = str(rows.dtype).removeprefix("torch.")
+    samples = Samples(identities, paths, rows.shape[1], dtype, f"{images} by {folder}")
+    return Compared(rows, identities, samples, metric, threshold=siamese.threshold)
+
+
+def _print_figures(options: Evaluate) -> None:
+    """Print what the recipe of a run measured; other options ask for images."""
+    (folder,) = options.places
+    for field in fields(options)[1:]:
+        if getattr(options, field.name) != field.default:
+            raise InputError(f"{field.name}: needs images: siamcuda evaluate RUN IMAGES")
+    if not (folder / "metrics.json").is_file():
+        raise InputError(f"run: no training was finished in {folder}: it has no metrics.json")
+
+    from siamcuda.train.storage import load_json
+
+    with refusing("run: "):
+        metrics = load_json(folder / "metrics.json")
+        config = load_json(next(iter([*recipes.parts(folder), folder])) / recipes.CONFIG)
+        try:
+            table = recipes.load(str(config.get("recipe"))).table(metrics)
+        except (LookupError, AttributeError) as error:
+            raise InputError(f"{folder / 'metrics.json'} lacks {error}") from error
+    print(table)
 
 
 def _write(
@@ -121,7 +214,7 @@ def _write(
             samples=samples,
             gallery=gallery,
             calibrator=calibrator,
-            title=options.title or f"Verification of {options.embeddings.name}",
+            title=options.title or f"Verification of {_name(options)}",
         )
         with refusing("report: "):
             page.write(options.report, content)
@@ -134,12 +227,31 @@ def _write(
     return written
 
 
+def _by_run(options: Evaluate) -> bool:
+    """Whether a run is asked, be it one that is not there."""
+    first, second = options.places
+    return is_run(first) or (second.is_dir() and not first.is_file())
+
+
+def _name(options: Evaluate) -> str:
+    first, second = options.places
+    return f"{second.name} by {first.name}" if _by_run(options) else first.name
+
+
 def _check(options: Evaluate) -> None:
     if (options.gallery is None) != (options.gallery_labels is None):
         raise InputError("gallery: --gallery and --gallery-labels must be given together")
     if options.gallery_images is not None and options.gallery is None:
         raise InputError("gallery_images: needs --gallery")
-    inputs = [options.embeddings, options.labels, options.gallery, options.gallery_labels]
+    if len(options.places) != 2:
+        raise InputError(
+            f"places: EMBEDDINGS LABELS or RUN [IMAGES] is expected, got {len(options.places)}"
+        )
+    if _by_run(options):
+        for name in ("gallery", "gallery_labels", "gallery_images", "images"):
+            if getattr(options, name) is not None:
+                raise InputError(f"{name}: is for files of embeddings, not for a run")
+    inputs = [*options.places, options.gallery, options.gallery_labels]
     outputs = [("report", options.report), ("calibrator", options.calibrator)]
     check_outputs(outputs, [path for path in inputs if path is not None])
     if options.png is not None:

@@ -23,6 +23,7 @@ __all__ = [
     "check_outputs",
     "read_images",
     "read_labels",
+    "read_lines",
     "read_matrix",
     "refusing",
 ]
@@ -56,7 +57,7 @@ def read_matrix(path: Path, name: str) -> Tensor:
 def read_labels(path: Path, rows: int, name: str) -> list[str]:
     """Read one label a row, as text: a .npy file of integers or strings, or lines of text."""
     with refusing(f"{name}: "):
-        labels = _labels_of_npy(path) if path.suffix == ".npy" else _lines(path)
+        labels = _labels_of_npy(path) if path.suffix == ".npy" else read_lines(path)
         if len(labels) != rows:
             raise ValueError(f"{path}: {len(labels)} labels for {rows} rows")
     return labels
@@ -83,8 +84,8 @@ def _labels_of_npy(path: Path) -> list[str]:
     return [str(label) for label in found.tolist()]
 
 
-def _lines(path: Path) -> list[str]:
-    """Lines of a text file, none of them empty."""
+def read_lines(path: Path) -> list[str]:
+    """Lines of a text file in UTF-8, none of them empty."""
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
@@ -115,7 +116,7 @@ def read_images(path: Path, rows: int, name: str) -> list[Path]:
             images = sorted(p for p in files if not p.name.startswith("."))
             _warn_of_order(images, name)
         else:
-            images = [path.parent / line for line in _lines(path)]
+            images = [path.parent / line for line in read_lines(path)]
         if len(images) != rows:
             raise ValueError(f"{path}: {len(images)} images for {rows} rows")
         absent = next((image for image in images if not image.is_file()), None)

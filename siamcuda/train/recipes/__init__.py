@@ -1,1 +1,91 @@
-"""Recipes: one file for each published system, from data to metrics."""
+"""Recipes: one file for each published system, from data to metrics.
+
+A module here that sets ``RECIPE`` is a recipe; its name is the file's, with hyphens, and its
+summary the first line of its docstring::
+
+    RECIPE = Recipe(options=ChopraFaces, run=run, table=table)
+
+Names and summaries are read from the files. A recipe is imported, and what it is made of with it,
+when it is loaded.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from siamcuda.train.errors import InputError
+
+__all__ = ["CONFIG", "Recipe", "is_run", "load", "parts", "summaries"]
+
+#: Settings of a run; a folder that has them belongs to one.
+CONFIG = "config.json"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a command needs of a recipe.
+
+    Args:
+        options: a frozen dataclass, every field with a default; ``out: Path`` is the run folder,
+            ``fresh: bool`` forgets what an earlier run left there.
+        run: does what the options ask and returns what ``metrics.json`` holds. It raises InputError
+            before any work for settings that cannot work and for a folder of other settings, goes
+            on from a run that was interrupted, and keeps one that is finished. It writes
+            ``config.json``, with the recipe's name as ``"recipe"``, before it trains, and
+            :class:`siamcuda.train.siamese.Siamese` and ``metrics.json`` in the end.
+        table: the metrics as text, beside published ones where there are any.
+    """
+
+    options: type[Any]
+    run: Callable[[Any], dict[str, Any]]
+    table: Callable[[dict[str, Any]], str]
+
+
+def summaries() -> dict[str, str]:
+    """Name and one line of every recipe, sorted; nothing is imported.
+
+    Example:
+        >>> "chopra-faces" in summaries()
+        True
+    """
+    found = {}
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        module = ast.parse(path.read_bytes())
+        named = {
+            target.id
+            for node in module.body
+            if isinstance(node, ast.Assign)
+            for target in node.targets
+            if isinstance(target, ast.Name)
+        }
+        if "RECIPE" in named:
+            lines = (ast.get_docstring(module) or "").splitlines() or [""]
+            found[path.stem.replace("_", "-")] = lines[0]
+    return found
+
+
+def load(name: str) -> Recipe:
+    """Import the recipe ``name``; InputError suggests another where there is none."""
+    known = list(summaries())
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+        raise InputError(f"recipe: no such recipe: {name}; {hint}")
+    recipe: Recipe = importlib.import_module(f"{__name__}.{name.replace('-', '_')}").RECIPE
+    return recipe
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a recipe began a run in ``folder``."""
+    return (folder / CONFIG).is_file()
+
+
+def parts(folder: Path) -> list[Path]:
+    """Sub-folders that are runs of their own, as the splits of a run are; sorted."""
+    return sorted(path.parent for path in folder.glob(f"*/{CONFIG}"))

@@ -41,6 +41,7 @@ from siamcuda.train.errors import InputError
 from siamcuda.train.listeners import listening
 from siamcuda.train.objectives import HardPairs
 from siamcuda.train.protocols import ENROLLED, Trials, enrolled_trials, pair_trials
+from siamcuda.train.recipes import Recipe
 from siamcuda.train.samplers import PKSampler
 from siamcuda.train.siamese import CALIBRATOR, Siamese
 from siamcuda.train.storage import (
@@ -53,7 +54,7 @@ from siamcuda.train.storage import (
 from siamcuda.train.system import System
 from siamcuda.train.trainer import fit
 
-__all__ = ["FARS", "PUBLISHED", "ChopraFaces", "Split", "make_splits", "run", "table"]
+__all__ = ["FARS", "PUBLISHED", "RECIPE", "ChopraFaces", "Split", "make_splits", "run", "table"]
 
 #: False accept rates of the paper's table, as they stand in metrics.json.
 FARS = ("0.1", "0.075", "0.05")
@@ -433,3 +434,6 @@ def _load_trials(path: Path) -> dict[str, Trials]:
         }
     except KeyError as error:
         raise InputError(f"{path}: {error} is missing") from error
+
+
+RECIPE = Recipe(options=ChopraFaces, run=run, table=table)

@@ -25,12 +25,13 @@ from siamcuda.train.data import ImageArray, load_mnist, load_mnist_5k
 from siamcuda.train.encoders import EncoderConfig, EncoderSpec, InputSpec
 from siamcuda.train.errors import InputError
 from siamcuda.train.objectives import Triplets
+from siamcuda.train.recipes import Recipe
 from siamcuda.train.runs import RunFolder, using_threads
 from siamcuda.train.samplers import PKSampler
 from siamcuda.train.siamese import Siamese
 from siamcuda.train.system import System
 
-__all__ = ["MnistFull", "run", "table"]
+__all__ = ["RECIPE", "MnistFull", "run", "table"]
 
 DIGITS = InputSpec(1, 28, 28)
 #: False accept rate of two digits at the threshold that is kept with the encoder.
@@ -204,3 +205,6 @@ def table(metrics: dict[str, Any]) -> str:
         f"({metrics['epochs']} epochs, {metrics['seconds_training']:.0f} s of training on "
         f"{metrics['threads']} threads)",
     ])  # fmt: skip
+
+
+RECIPE = Recipe(options=MnistFull, run=run, table=table)

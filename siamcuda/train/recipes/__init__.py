@@ -57,17 +57,21 @@ def summaries() -> dict[str, str]:
     found = {}
     for path in sorted(Path(__file__).parent.glob("*.py")):
         module = ast.parse(path.read_bytes())
-        named = {
-            target.id
-            for node in module.body
-            if isinstance(node, ast.Assign)
-            for target in node.targets
-            if isinstance(target, ast.Name)
-        }
-        if "RECIPE" in named:
+        if "RECIPE" in _assigned(module):
             lines = (ast.get_docstring(module) or "").splitlines() or [""]
             found[path.stem.replace("_", "-")] = lines[0]
     return found
+
+
+def _assigned(module: ast.Module) -> set[str]:
+    """Names that a module sets at its top level, annotated or not."""
+    targets: list[ast.expr] = []
+    for node in module.body:
+        if isinstance(node, ast.Assign):
+            targets += node.targets
+        elif isinstance(node, ast.AnnAssign):
+            targets.append(node.target)
+    return {target.id for target in targets if isinstance(target, ast.Name)}
 
 
 def load(name: str) -> Recipe:

@@ -8,7 +8,7 @@ A folder holds::
     checkpoint.safetensors       the trained system: siamcuda.train.siamese.Siamese.load
     calibrator.json              from distances to similarities
     history.json                 figures by epoch
-    *.png                        pictures
+    *.png                        pictures, and what else a recipe leaves
     metrics.json                 the figures, written last: a folder that has it is finished
 """
 
@@ -39,7 +39,7 @@ class RunFolder:
     """One run of a recipe."""
 
     path: Path
-    pictures: tuple[str, ...]  # names of the PNG files that the recipe draws
+    files: tuple[str, ...]  # what the recipe writes beside what stands above: pictures, trials
 
     @property
     def state(self) -> Path:
@@ -72,7 +72,7 @@ class RunFolder:
     def forget(self) -> None:
         """Delete what a run of this recipe writes, and nothing else."""
         names = ("metrics.json", "config.json", "history.json", CALIBRATOR, CHECKPOINT)
-        for name in (*names, self.state.name, *self.pictures):
+        for name in (*names, self.state.name, *self.files):
             (self.path / name).unlink(missing_ok=True)
         for events in (self.path / "tensorboard").glob("events.out.tfevents.*"):
             events.unlink()

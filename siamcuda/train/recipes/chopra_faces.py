@@ -3,26 +3,16 @@
 A Siamese encoder learns on 35 people and is tested on 5 whom it never saw. ``splits=1`` is the
 paper's split (the last 5 people); ``splits=N`` draws N random splits and reports mean and spread.
 
-The folder of a split holds::
-
-    config.json                  every setting, the people, a digest of the pictures
-    training_state.safetensors   while training: where to go on from
-    checkpoint.safetensors       the encoder, its threshold: siamcuda.train.siamese.Siamese.load
-    calibrator.json              from distances to similarities
-    history.json                 loss and energies by epoch
-    trials.safetensors           the distances of every genuine and impostor trial
-    training.png histogram.png roc.png
-    metrics.json                 written last: a split that has one is finished
+The folder of a split is that of siamcuda.train.runs, with ``trials.safetensors``, the distances of
+every genuine and impostor trial.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import statistics
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -38,12 +28,12 @@ from siamcuda.train.config import TrainConfig
 from siamcuda.train.data import ImageArray, load_att_faces, load_faces
 from siamcuda.train.encoders import FACES, INPUT_SIZE, EncoderConfig, EncoderSpec
 from siamcuda.train.errors import InputError
-from siamcuda.train.listeners import listening
 from siamcuda.train.objectives import HardPairs
 from siamcuda.train.protocols import ENROLLED, Trials, enrolled_trials, pair_trials
 from siamcuda.train.recipes import Recipe
+from siamcuda.train.runs import RunFolder, using_threads
 from siamcuda.train.samplers import PKSampler
-from siamcuda.train.siamese import CALIBRATOR, Siamese
+from siamcuda.train.siamese import Siamese
 from siamcuda.train.storage import (
     load_json,
     load_tensors,
@@ -52,7 +42,6 @@ from siamcuda.train.storage import (
     save_tensors,
 )
 from siamcuda.train.system import System
-from siamcuda.train.trainer import fit
 
 __all__ = ["FARS", "PUBLISHED", "RECIPE", "ChopraFaces", "Split", "make_splits", "run", "table"]
 
@@ -131,15 +120,14 @@ def run(options: ChopraFaces) -> dict[str, Any]:
     configs = [_config(options, split, digest) for split in splits]
     open_folder(options.out)
     if options.fresh:
-        for folder in {options.out, *(split.folder for split in splits)}:
-            _forget(folder)
+        _folder(options.out).forget()  # of several splits it holds the means
     for split, config in zip(splits, configs, strict=True):
-        _claim(split.folder, config)
+        _folder(split.folder).claim(config, options.fresh)
 
     results = []
-    with _threads(options.threads):
+    with using_threads(options.threads):
         for number, split in enumerate(splits, 1):
-            if not (split.folder / "metrics.json").exists():
+            if _folder(split.folder).finished is None:
                 title = f"split {number}/{len(splits)}" if len(splits) > 1 else "training"
                 _run_split(options, split, faces, title)
             results.append(load_json(split.folder / "metrics.json"))
@@ -221,17 +209,6 @@ def _cell(mean: float, deviation: float | None) -> str:
     return f"{100 * mean:.1f}" + (f" ± {100 * deviation:.1f}" if deviation is not None else "")
 
 
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Let PyTorch use ``count`` threads for a while; 0 changes nothing."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _config(options: ChopraFaces, split: Split, digest: str) -> dict[str, Any]:
     return {
         "recipe": "chopra-faces",
@@ -244,38 +221,14 @@ def _config(options: ChopraFaces, split: Split, digest: str) -> dict[str, Any]:
     }
 
 
-def _claim(folder: Path, config: dict[str, Any]) -> None:
-    """Write the config, or check that the folder already belongs to this very run."""
-    open_folder(folder)
-    path = folder / "config.json"
-    if not path.exists():
-        save_json(path, config)
-        return
-    found = load_json(path)
-    if found != json.loads(json.dumps(config)):
-        differ = [key for key in config if found.get(key) != json.loads(json.dumps(config[key]))]
-        raise InputError(
-            f"out: {folder} holds a run with other settings ({', '.join(differ)}); "
-            "give another folder, or --fresh to replace it"
-        )
-
-
-def _forget(folder: Path) -> None:
-    """Delete what a run of this recipe writes, and nothing else."""
-    for name in ("metrics.json", "config.json", "history.json", CALIBRATOR):
-        (folder / name).unlink(missing_ok=True)
-    for name in ("training_state", "checkpoint", "trials"):
-        (folder / f"{name}.safetensors").unlink(missing_ok=True)
-    for name in ("training", "histogram", "roc"):
-        (folder / f"{name}.png").unlink(missing_ok=True)
-    for events in (folder / "tensorboard").glob("events.out.tfevents.*"):
-        events.unlink()
+def _folder(path: Path) -> RunFolder:
+    return RunFolder(path, ("trials.safetensors", "training.png", "histogram.png", "roc.png"))
 
 
 def _run_split(options: ChopraFaces, split: Split, faces: ImageArray, title: str) -> None:
     config = replace(options.train, seed=split.seed)
     known = faces.of(split.people_train)
-    state = split.folder / "training_state.safetensors"
+    folder = _folder(split.folder)
     spec = EncoderSpec(options.encoder, FACES)
     encoder = spec.build(config.seed)
     system = System(
@@ -287,10 +240,7 @@ def _run_split(options: ChopraFaces, split: Split, faces: ImageArray, title: str
         ),
         transform=ImageViews(INPUT_SIZE, options.augment),
     )
-    with listening(title, split.folder / "tensorboard") as listener:
-        settings = options.learned
-        history = fit(system, config, state=state, settings=settings, listener=listener).history
-
+    history = folder.fit(system, config, options.learned, title).history
     started = time.perf_counter()
     unseen = faces.of(split.people_test)
     energy = options.objective.energy
@@ -318,26 +268,23 @@ def _run_split(options: ChopraFaces, split: Split, faces: ImageArray, title: str
         "versions": {"siamcuda": siamcuda.__version__, "torch": torch.__version__},
         "final_loss": history[-1].loss,
     }
-    folder = split.folder
     replace(
         trained,
         threshold=float(reports["pair"].threshold(STORED_FAR)),
         far=STORED_FAR,
         calibrator=verification.Calibrator.fit(reports["pair"]),
-    ).save(folder)
-    save_json(folder / "history.json", {"epochs": [asdict(stats) for stats in history]})
-    _save_trials(folder / "trials.safetensors", trials)
+    ).save(folder.path)
+    _save_trials(folder.path / "trials.safetensors", trials)
     curve = plots.training_curve(
         [s.loss for s in history],
         [s.figures["genuine"] for s in history],
         [s.figures["impostor"] for s in history],
         f"Training on {len(split.people_train)} people, {len(known.images)} pictures",
     )
-    write_atomically(folder / "training.png", curve)
-    _draw(folder, trials, {name: [report] for name, report in reports.items()})
+    write_atomically(folder.path / "training.png", curve)
+    _draw(folder.path, trials, {name: [report] for name, report in reports.items()})
     metrics["seconds"] = round(sum(s.seconds for s in history) + time.perf_counter() - started, 1)
-    save_json(folder / "metrics.json", metrics)
-    state.unlink(missing_ok=True)
+    folder.finish(metrics)
 
 
 def _loss(objective: HardPairs) -> str:

@@ -22,7 +22,7 @@ from siamcuda.train.augment import ImageViews
 from siamcuda.train.data import Decoder, Fit, ImageFiles
 from siamcuda.train.encoders import EncoderSpec, InputSpec, Tokenizer
 from siamcuda.train.errors import InputError
-from siamcuda.train.storage import load_tensors, load_weights, save_tensors
+from siamcuda.train.storage import load_tensors, load_weights, save_tensors, tensor_digest
 from siamcuda.train.system import Examples
 from siamcuda.verification import Calibrator
 
@@ -167,7 +167,7 @@ class Siamese:
 
     def save(self, folder: Path) -> None:
         """Write checkpoint and calibrator; the checkpoint last, since it makes a folder a model."""
-        card = {
+        card: dict[str, Any] = {
             "version": _VERSION,
             "spec": self.spec.as_json(),
             "distance": self.distance,
@@ -180,6 +180,7 @@ class Siamese:
         if self.calibrator is not None:
             self.calibrator.save(folder / CALIBRATOR)
         tensors = self.encoder.state_dict()
+        card["sha256"] = tensor_digest(tensors, card)
         save_tensors(folder / CHECKPOINT, tensors, {"siamese": json.dumps(card)})
 
     @classmethod
@@ -197,13 +198,16 @@ class Siamese:
         tensors, metadata = load_tensors(path)
         try:
             card = json.loads(metadata["siamese"])
-            version = card.pop("version")
+            version, digest = card["version"], card.pop("sha256")
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"checkpoint: {path} holds no system of siamcuda") from error
         if version != _VERSION:
             raise InputError(
                 f"checkpoint: {path}: version {version!r}, this build reads {_VERSION}"
             )
+        if digest != tensor_digest(tensors, card):
+            raise InputError(f"checkpoint: {path} is broken: it changed since it was written")
+        del card["version"]
         fields = dict(_checked(path, card))
         spec = EncoderSpec.from_json(fields.pop("spec"))
         encoder = spec.build(seed=0)

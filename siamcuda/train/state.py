@@ -7,7 +7,6 @@ damaged later. Nothing is put into the model unless all of it fits.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from siamcuda.train.errors import InputError
-from siamcuda.train.storage import load_tensors, load_weights, save_tensors
+from siamcuda.train.storage import load_tensors, load_weights, save_tensors, tensor_digest
 
 __all__ = ["EpochStats", "Position", "load_state", "save_state"]
 
@@ -85,7 +84,7 @@ def save_state(
             if tensor is not None
         }
     run: dict[str, Any] = {"config": config, "position": asdict(position)}
-    run["sha256"] = _digest(tensors, run)
+    run["sha256"] = tensor_digest(tensors, run)
     try:
         save_tensors(path, tensors, {"run": json.dumps(run)})
     except OSError as error:
@@ -114,7 +113,7 @@ def load_state(
         run = json.loads(metadata["run"])
         found = run["config"]
         position = _position(run["position"])
-        whole = run.pop("sha256") == _digest(tensors, run)
+        whole = run.pop("sha256") == tensor_digest(tensors, run)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"checkpoint: {path} is broken: no state of a run in it") from error
     if not whole:
@@ -164,13 +163,3 @@ def _moments(
         if shapes != {name: like if own else torch.Size() for name, own in expected.items()}:
             raise InputError(f"checkpoint: {path} is broken: moments of parameter {number}")
     return moments
-
-
-def _digest(tensors: Mapping[str, Tensor], run: Mapping[str, Any]) -> str:
-    digest = hashlib.sha256(json.dumps(run).encode())
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        if tensor.numel():
-            digest.update(tensor.view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()

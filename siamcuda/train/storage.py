@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -22,6 +24,7 @@ __all__ = [
     "open_folder",
     "save_json",
     "save_tensors",
+    "tensor_digest",
 ]
 
 
@@ -88,3 +91,14 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -
                 f"expected {tuple(tensor.shape)} {tensor.dtype}"
             )
     module.load_state_dict(dict(tensors))
+
+
+def tensor_digest(tensors: Mapping[str, Tensor], described: Mapping[str, Any]) -> str:
+    """SHA-256 of tensors and of what JSON says of them: safetensors has no checksum of its own."""
+    digest = hashlib.sha256(json.dumps(described).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        if tensor.numel():
+            digest.update(tensor.view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -23,7 +23,7 @@ from siamcuda.train import trainer
 from siamcuda.train.config import TrainConfig
 from siamcuda.train.encoders import EncoderConfig
 from siamcuda.train.errors import InputError
-from siamcuda.train.recipes import mnist_full
+from siamcuda.train.recipes import _digits, mnist_012, mnist_full
 from siamcuda.train.siamese import Siamese
 
 
@@ -98,14 +98,34 @@ def test_mnist_full_goes_on_from_where_it_was(
     assert (options.out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_mnist_full_validates_on_digits_that_it_did_not_learn(
-    options: mnist_full.MnistFull, monkeypatch: pytest.MonkeyPatch
+def test_validation_is_on_digits_that_were_not_learned(
+    digits: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mnist_full, "HELD_OUT", 20)
-    known, unseen = mnist_full._split(replace(options, validate=True))
-    whole = mnist_full._split(options)[0]
+    monkeypatch.setattr(_digits, "HELD_OUT", 20)
+    known, unseen = _digits.split_digits(digits, validate=True)
+    whole = _digits.split_digits(digits)[0]
     assert (len(known), len(unseen)) == (100, 20)
     assert torch.equal(torch.cat([known.images, unseen.images]), whole.images)
+
+
+def test_mnist_012_compares_with_references(digits: Path, tmp_path: Path) -> None:
+    options = mnist_012.Mnist012(
+        out=tmp_path / "run", data=digits, pairs_per_batch=24, references=5, threads=1,
+        encoder=EncoderConfig("fast", embedding=8, options={"width": 4}),
+        train=TrainConfig(epochs=4, device="cpu", learning_rate=5e-3),
+    )  # fmt: skip
+    metrics = mnist_012.run(options)
+    assert {path.name for path in options.out.iterdir()} == {
+        "config.json", "checkpoint.safetensors", "calibrator.json", "head.safetensors",
+        "history.json", "metrics.json", "tensorboard", "training.png", "errors.png",
+    }  # fmt: skip
+    assert (metrics["digits_train"], metrics["digits_test"]) == (90, 30)  # no threes
+    assert metrics["accuracy"] == 1 - metrics["wrong"] / 30
+    assert metrics["accuracy"] > 0.5
+    assert "of 30 digits" in mnist_012.table(metrics)
+    assert mnist_012.run(options) == metrics
+    with pytest.raises(InputError, match="references: must be at least 1"):
+        mnist_012.run(replace(options, references=0))
 
 
 def test_mnist_full_names_what_is_missing(options: mnist_full.MnistFull, tmp_path: Path) -> None:

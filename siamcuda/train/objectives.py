@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 import siamcuda
@@ -22,7 +22,15 @@ from siamcuda.train.config import check_choices
 from siamcuda.train.errors import InputError
 from siamcuda.train.system import Outcome
 
-__all__ = ["AllPairs", "DrawnPairs", "HardPairs", "PairScores", "Triplets", "balanced_pairs"]
+__all__ = [
+    "AllPairs",
+    "ClassifiedPairs",
+    "DrawnPairs",
+    "HardPairs",
+    "PairScores",
+    "Triplets",
+    "balanced_pairs",
+]
 
 Losses = Literal["fused", "reference"]
 PairLoss = Literal["chopra", "contrastive"]
@@ -210,6 +218,31 @@ class PairScores:
             return Outcome(loss, {})
         right = (sign * outputs.detach() > 0).double().mean()
         return Outcome(loss, {"accuracy": right})
+
+
+class ClassifiedPairs(nn.Module):
+    """Pairs as a PairSampler draws them, told apart by a head that learns with the encoder.
+
+    Args:
+        head: (M, D), (M, D) -> (M, 2), logits of "same" and "different".
+    """
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(
+        self, outputs: Tensor, labels: Tensor, generator: torch.Generator, tell: bool
+    ) -> Outcome:
+        """The mean cross entropy of the pairs; outputs (2M, D)."""
+        (x1, x2), (left, right) = outputs.chunk(2), labels.chunk(2)
+        y = (left != right).long()
+        logits = self.head(x1, x2)
+        loss = functional.cross_entropy(logits, y)
+        if not tell:
+            return Outcome(loss, {})
+        accuracy = (logits.detach().argmax(1) == y).double().mean()
+        return Outcome(loss, {"accuracy": accuracy, **_energies(x1, x2, y, "l2")})
 
 
 def balanced_pairs(

@@ -21,11 +21,12 @@ from siamcuda._files import write_atomically
 from siamcuda.report import plots
 from siamcuda.train.augment import Augmentation, ImageViews
 from siamcuda.train.config import TrainConfig
-from siamcuda.train.data import ImageArray, load_mnist, load_mnist_5k
-from siamcuda.train.encoders import EncoderConfig, EncoderSpec, InputSpec
+from siamcuda.train.data import ImageArray
+from siamcuda.train.encoders import EncoderConfig, EncoderSpec
 from siamcuda.train.errors import InputError
 from siamcuda.train.objectives import Triplets
 from siamcuda.train.recipes import Recipe
+from siamcuda.train.recipes._digits import DIGITS, SIZE, VIEWS, split_digits
 from siamcuda.train.runs import RunFolder, using_threads
 from siamcuda.train.samplers import PKSampler
 from siamcuda.train.siamese import Siamese
@@ -33,11 +34,8 @@ from siamcuda.train.system import System
 
 __all__ = ["RECIPE", "MnistFull", "run", "table"]
 
-DIGITS = InputSpec(1, 28, 28)
 #: False accept rate of two digits at the threshold that is kept with the encoder.
 STORED_FAR = 1e-3
-#: Digits that --validate keeps from training, and of the 5,000 that --small keeps.
-HELD_OUT, HELD_OUT_SMALL = 10_000, 1000
 
 
 @dataclass(frozen=True)
@@ -54,18 +52,7 @@ class MnistFull:
     classes_per_batch: int = 10
     digits_per_class: int = 26
     objective: Triplets = field(default_factory=Triplets)
-    augment: Augmentation = field(
-        default_factory=lambda: Augmentation(
-            rotate=12.0,
-            shift=0.07,
-            scale=0.12,
-            shear=0.15,
-            gamma=0.0,
-            noise=0.0,
-            erase=0.0,
-            flip=0.0,
-        )
-    )
+    augment: Augmentation = VIEWS
     train: TrainConfig = field(
         default_factory=lambda: TrainConfig(epochs=20, learning_rate=2e-3, device="cpu")
     )
@@ -85,7 +72,7 @@ class MnistFull:
 def run(options: MnistFull) -> dict[str, Any]:
     """Do what the options ask and return what metrics.json holds. A finished run is kept."""
     options.check()
-    known, unseen = _split(options)
+    known, unseen = split_digits(options.data, small=options.small, validate=options.validate)
     settings = {
         "recipe": "mnist-full",
         "encoder": options.encoder.as_json(),
@@ -105,19 +92,6 @@ def run(options: MnistFull) -> dict[str, Any]:
         return _run(options, folder, settings, known, unseen)
 
 
-def _split(options: MnistFull) -> tuple[ImageArray, ImageArray]:
-    """Digits to learn from, and to test on."""
-    if options.small:
-        digits = load_mnist_5k()
-        order = torch.randperm(len(digits), generator=torch.Generator().manual_seed(0))
-        return digits.at(order[:-HELD_OUT_SMALL]), digits.at(order[-HELD_OUT_SMALL:])
-    known, unseen = load_mnist(options.data)
-    if options.validate:
-        rows = torch.arange(len(known))
-        return known.at(rows[:-HELD_OUT]), known.at(rows[-HELD_OUT:])
-    return known, unseen
-
-
 def _run(
     options: MnistFull, folder: RunFolder, settings: dict[str, Any], known: ImageArray,
     unseen: ImageArray,
@@ -132,7 +106,7 @@ def _run(
         sampler=PKSampler(
             known.labels, options.classes_per_batch, options.digits_per_class, config.seed
         ),
-        transform=ImageViews((DIGITS.height, DIGITS.width), options.augment),
+        transform=ImageViews(SIZE, options.augment),
     )
     history = folder.fit(system, config, settings, "training").history
     started = time.perf_counter()

@@ -36,6 +36,10 @@ _COMMANDS = (
     _Command("search", "nearest entries of a gallery, exactly: vectors or images", "report"),
     _Command("evaluate", "verify all pairs of embeddings or of images: a report", "report"),
     _Command("export", "a run's encoder as ONNX or torch.export", "export"),
+    _Command(
+        "bench", "measure this machine against the peers: python -m bench", "",
+        interrupted="--resume goes on from here",
+    ),
 )  # fmt: skip
 
 

@@ -191,3 +191,17 @@ def test_train_says_what_is_wrong_and_returns_2(
     assert main([*command, "--objective.q", "nan"]) == 2
     assert "siamcuda: error: q: must be finite" in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_bench_runs_the_benchmarks_of_the_sources(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["bench", "--suite", "nothing"])
+    assert stop.value.code == 2
+    assert "invalid choice: 'nothing'" in capfd.readouterr().err
+    assert main(["bench", "--help"]) == 0
+    assert "python -m bench" in capfd.readouterr().out
+    monkeypatch.setattr("siamcuda.__file__", str(tmp_path / "siamcuda" / "__init__.py"))
+    assert main(["bench"]) == 2
+    assert "siamcuda: error: bench: there are no benchmarks beside" in capfd.readouterr().err

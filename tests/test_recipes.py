@@ -102,8 +102,8 @@ def test_validation_is_on_digits_that_were_not_learned(
     digits: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_digits, "HELD_OUT", 20)
-    known, unseen = _digits.split_digits(digits, validate=True)
-    whole = _digits.split_digits(digits)[0]
+    known, unseen = _digits.split_digits(_digits.DigitOptions(data=digits, validate=True))
+    whole = _digits.split_digits(_digits.DigitOptions(data=digits))[0]
     assert (len(known), len(unseen)) == (100, 20)
     assert torch.equal(torch.cat([known.images, unseen.images]), whole.images)
 

@@ -9,9 +9,11 @@ import os
 import random
 import resource
 import signal
+import socket
 import sys
 import time
 from collections.abc import Iterator
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +152,9 @@ def _quick_processes() -> Any:
     """Processes that find torch imported."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["training", "accelerate", "torch._dynamo"])
-    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)  # the server looks nowhere else
+    with pytest.MonkeyPatch.context() as patch:  # the server looks nowhere else; others shall not
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+        forkserver.ensure_running()
     return context
 
 
@@ -438,10 +442,10 @@ def test_scores_of_pairs() -> None:
 # --- several ranks --------------------------------------------------------------------------------
 
 
-def _rank(rank: int, ranks: int, folder: str, options: dict[str, Any]) -> None:
+def _rank(rank: int, ranks: int, port: int, folder: str, options: dict[str, Any]) -> None:
     os.environ |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks),
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29517", "ACCELERATE_USE_CPU": "1",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "1",
     }  # fmt: skip
     torch.set_num_threads(1)
     weights = training.train(
@@ -456,8 +460,10 @@ def _rank(rank: int, ranks: int, folder: str, options: dict[str, Any]) -> None:
 def test_two_ranks_train_like_one(chunk: int, tmp_path: Path) -> None:
     options: dict[str, Any] = {"optimizer": "sgd", "learning_rate": 0.1, "chunk": chunk}
     context = _quick_processes()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
     processes = [
-        context.Process(target=_rank, args=(r, 2, str(tmp_path), options)) for r in range(2)
+        context.Process(target=_rank, args=(r, 2, port, str(tmp_path), options)) for r in range(2)
     ]
     for process in processes:
         process.start()

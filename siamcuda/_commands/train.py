@@ -30,6 +30,7 @@ def main(arguments: Sequence[str]) -> None:
 
     name, *rest = arguments
     recipe = recipes.load(name)
+    # Which class of options it is shows when the recipe is loaded: no name that mypy could know.
     options: Any = Training[recipe.options]  # type: ignore[name-defined]
     asked = parse(options, f"train {name}", rest, recipe.options.__doc__)
     if asked.resume:

@@ -8,7 +8,14 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from siamcuda.train.errors import InputError
 
-__all__ = ["TrainConfig", "check_choices"]
+__all__ = ["TrainConfig", "check_choices", "check_least"]
+
+
+def check_least(settings: Any, **least: int) -> None:
+    """Raise InputError for the first of these fields that is below its least value."""
+    for name, minimum in least.items():
+        if getattr(settings, name) < minimum:
+            raise InputError(f"{name}: must be at least {minimum}, got {getattr(settings, name)}")
 
 
 def check_choices(settings: Any) -> None:
@@ -46,11 +53,8 @@ class TrainConfig:
     def check(self) -> None:
         """Raise InputError that names the first setting that cannot work."""
         check_choices(self)
-        least = dict.fromkeys(("epochs", "step_every", "validate_every", "save_every"), 1)
-        least |= dict.fromkeys(("chunk", "patience", "workers", "seed"), 0)
-        for name, minimum in least.items():
-            if getattr(self, name) < minimum:
-                raise InputError(f"{name}: must be at least {minimum}, got {getattr(self, name)}")
+        check_least(self, epochs=1, step_every=1, validate_every=1, save_every=1)
+        check_least(self, chunk=0, patience=0, workers=0, seed=0)
         for name in ("learning_rate", "step_factor"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise InputError(f"{name}: must be finite and > 0, got {getattr(self, name)}")

@@ -37,18 +37,22 @@ PairLoss = Literal["chopra", "contrastive"]
 Energy = Literal["l2", "l1"]
 
 
-def _check(objective: Any) -> None:
-    check_choices(objective)
-    for one in fields(objective):
-        value = getattr(objective, one.name)
-        if not isinstance(value, float):
-            continue
-        if one.name == "q" and not (math.isfinite(value) and value > 0):
-            raise InputError(f"q: must be finite and > 0, got {value}")
-        if not (math.isfinite(value) and value >= 0):
-            raise InputError(f"{one.name}: must be finite and >= 0, got {value}")
-        if one.name == "hard" and value > 1:
-            raise InputError(f"hard: must lie in [0, 1], got {value}")
+class _Options:
+    """Options of an objective: its fields."""
+
+    def check(self) -> None:
+        """Raise InputError that names the first setting that cannot work."""
+        check_choices(self)
+        for one in fields(self):  # type: ignore[arg-type]  # every objective is a dataclass
+            value = getattr(self, one.name)
+            if not isinstance(value, float):
+                continue
+            if one.name == "q" and not (math.isfinite(value) and value > 0):
+                raise InputError(f"q: must be finite and > 0, got {value}")
+            if not (math.isfinite(value) and value >= 0):
+                raise InputError(f"{one.name}: must be finite and >= 0, got {value}")
+            if one.name == "hard" and value > 1:
+                raise InputError(f"hard: must lie in [0, 1], got {value}")
 
 
 def _paired_loss(objective: HardPairs | DrawnPairs, x1: Tensor, x2: Tensor, y: Tensor) -> Tensor:
@@ -70,7 +74,7 @@ def _energies(x1: Tensor, x2: Tensor, y: Tensor, energy: str) -> dict[str, Tenso
 
 
 @dataclass(frozen=True)
-class HardPairs:
+class HardPairs(_Options):
     """All genuine pairs of a P×K batch, and as many impostor pairs, the closest ones or any."""
 
     loss: PairLoss = "chopra"
@@ -79,10 +83,6 @@ class HardPairs:
     margin: float = 1.0  # of the contrastive loss
     hard: float = 1.0  # share of the impostor pairs that are the closest of the batch
     losses: Losses = "fused"
-
-    def check(self) -> None:
-        """Raise InputError that names the first setting that cannot work."""
-        _check(self)
 
     def __call__(
         self, outputs: Tensor, labels: Tensor, generator: torch.Generator, tell: bool
@@ -95,7 +95,7 @@ class HardPairs:
 
 
 @dataclass(frozen=True)
-class DrawnPairs:
+class DrawnPairs(_Options):
     """Pairs as a PairSampler draws them: the left halves of a batch, then the right ones."""
 
     loss: PairLoss = "contrastive"
@@ -103,10 +103,6 @@ class DrawnPairs:
     energy: Energy = "l2"  # distance of the Chopra loss
     margin: float = 1.0  # of the contrastive loss
     losses: Losses = "fused"
-
-    def check(self) -> None:
-        """Raise InputError that names the first setting that cannot work."""
-        _check(self)
 
     def __call__(
         self, outputs: Tensor, labels: Tensor, generator: torch.Generator, tell: bool
@@ -143,7 +139,7 @@ def _batch_loss(
 
 
 @dataclass(frozen=True)
-class AllPairs:
+class AllPairs(_Options):
     """Every pair of the batch."""
 
     loss: PairLoss = "contrastive"
@@ -152,10 +148,6 @@ class AllPairs:
     margin: float = 1.0  # of the contrastive loss
     reduction: Literal["mean", "mean_active"] = "mean"
     losses: Losses = "fused"
-
-    def check(self) -> None:
-        """Raise InputError that names the first setting that cannot work."""
-        _check(self)
 
     def __call__(
         self, outputs: Tensor, labels: Tensor, generator: torch.Generator, tell: bool
@@ -171,7 +163,7 @@ class AllPairs:
 
 
 @dataclass(frozen=True)
-class Triplets:
+class Triplets(_Options):
     """Triplets of the batch, all of them or mined."""
 
     mining: Literal["all", "hard", "semihard", "easy_positive"] = "all"
@@ -180,10 +172,6 @@ class Triplets:
     soft: bool = False  # softplus instead of the hinge
     reduction: Literal["mean", "mean_active"] = "mean_active"
     losses: Losses = "fused"
-
-    def check(self) -> None:
-        """Raise InputError that names the first setting that cannot work."""
-        _check(self)
 
     def __call__(
         self, outputs: Tensor, labels: Tensor, generator: torch.Generator, tell: bool
@@ -196,14 +184,10 @@ class Triplets:
 
 
 @dataclass(frozen=True)
-class PairScores:
+class PairScores(_Options):
     """Scores of pairs that a model sees together: high for similar ones, label 0."""
 
     loss: Literal["logistic", "hinge"] = "logistic"
-
-    def check(self) -> None:
-        """Raise InputError that names the first setting that cannot work."""
-        _check(self)
 
     def __call__(
         self, outputs: Tensor, labels: Tensor, generator: torch.Generator, tell: bool

@@ -7,7 +7,7 @@ A folder holds::
     tensorboard/                 curves, for tensorboard --logdir
     checkpoint.safetensors       the trained system: siamcuda.train.siamese.Siamese.load
     calibrator.json              from distances to similarities
-    history.json                 figures by epoch
+    history.json, training.png   figures by epoch
     *.png                        pictures, and what else a recipe leaves
     metrics.json                 the figures, written last: a folder that has it is finished
 """
@@ -15,7 +15,8 @@ A folder holds::
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,13 +24,16 @@ from typing import Any
 
 import torch
 
+import siamcuda
+from siamcuda._files import write_atomically
+from siamcuda.report import plots
 from siamcuda.train.config import TrainConfig
 from siamcuda.train.errors import InputError
 from siamcuda.train.listeners import listening
 from siamcuda.train.siamese import CALIBRATOR, CHECKPOINT
 from siamcuda.train.storage import load_json, open_folder, save_json
 from siamcuda.train.system import System
-from siamcuda.train.trainer import Fitted, fit
+from siamcuda.train.trainer import fit
 
 __all__ = ["RunFolder", "using_threads"]
 
@@ -71,21 +75,62 @@ class RunFolder:
 
     def forget(self) -> None:
         """Delete what a run of this recipe writes, and nothing else."""
-        names = ("metrics.json", "config.json", "history.json", CALIBRATOR, CHECKPOINT)
-        for name in (*names, self.state.name, *self.files):
+        names = ("metrics.json", "config.json", "history.json", "training.png")
+        for name in (*names, CALIBRATOR, CHECKPOINT, self.state.name, *self.files):
             (self.path / name).unlink(missing_ok=True)
         for events in (self.path / "tensorboard").glob("events.out.tfevents.*"):
             events.unlink()
 
     def fit(
-        self, system: System, config: TrainConfig, settings: Mapping[str, Any], title: str
-    ) -> Fitted:
-        """Train, or go on; history.json is written."""
-        with listening(title, self.path / "tensorboard") as listener:
+        self, system: System, config: TrainConfig, settings: Mapping[str, Any], title: str,
+        bar: str = "training",
+    ) -> dict[str, Any]:  # fmt: skip
+        """Train, or go on; write history.json and training.png.
+
+        Args:
+            system: what is trained.
+            config: how.
+            settings: what else decides the weights.
+            title: of the picture.
+            bar: of the progress bar.
+
+        Returns:
+            Figures of the training, for metrics.json.
+        """
+        with listening(bar, self.path / "tensorboard") as listener:
             fitted = fit(system, config, state=self.state, settings=settings, listener=listener)
-        history = [asdict(stats) for stats in fitted.history]
-        save_json(self.path / "history.json", {"epoch": fitted.epoch, "epochs": history})
-        return fitted
+        history = fitted.history
+        epochs = [asdict(stats) for stats in history]
+        save_json(self.path / "history.json", {"epoch": fitted.epoch, "epochs": epochs})
+        curve = plots.training_curve(
+            [s.loss for s in history],
+            [s.figures.get("genuine", math.nan) for s in history],
+            [s.figures.get("impostor", math.nan) for s in history],
+            title,
+        )
+        write_atomically(self.path / "training.png", curve)
+        return {
+            "epochs": len(history),
+            "final_loss": history[-1].loss,
+            "seconds_training": round(sum(stats.seconds for stats in history), 1),
+            "threads": torch.get_num_threads(),
+            "versions": {"siamcuda": siamcuda.__version__, "torch": torch.__version__},
+        }
+
+    def complete(
+        self, config: Mapping[str, Any], fresh: bool, threads: int,
+        make: Callable[[], Mapping[str, Any]],
+    ) -> dict[str, Any]:  # fmt: skip
+        """Return the figures of a finished run; else claim the folder, make them, write them."""
+        self.claim(config, fresh)
+        finished = self.finished
+        if finished is None:
+            with using_threads(threads):
+                made = make()
+            # What is returned is what a finished run would return.
+            finished = json.loads(json.dumps(made))
+            self.finish(made)
+        return finished
 
     def finish(self, metrics: Mapping[str, Any]) -> None:
         """Write the figures; there is nothing to go on from any more."""

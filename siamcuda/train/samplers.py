@@ -74,7 +74,7 @@ class PKSampler:
 
 
 class PairSampler:
-    """Batches of pairs, every second one genuine, as Chopra, Hadsell and LeCun (2005) ask.
+    """Batches of pairs, half of them genuine, as Chopra, Hadsell and LeCun (2005) ask.
 
     A batch of M pairs is (2M,) rows: M left ones, then M right ones. Genuine: an example of a class
     that has two, with another of its class. Impostor: an example with one of another class. No list

@@ -18,13 +18,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+import siamcuda
 from siamcuda.train.augment import ImageViews
 from siamcuda.train.data import Decoder, Fit, ImageFiles
 from siamcuda.train.encoders import EncoderSpec, InputSpec, Tokenizer
 from siamcuda.train.errors import InputError
 from siamcuda.train.storage import load_tensors, load_weights, save_tensors, tensor_digest
 from siamcuda.train.system import Examples
-from siamcuda.verification import Calibrator
+from siamcuda.verification import Calibrator, VerificationReport
 
 __all__ = ["CALIBRATOR", "CHECKPOINT", "Comparison", "Distance", "Siamese"]
 
@@ -136,8 +137,6 @@ class Siamese:
 
     def distances(self, x1: Tensor, x2: Tensor) -> Tensor:
         """Distance of each row of x1 to the same row of x2: (N, D), (N, D) -> (N,)."""
-        import siamcuda
-
         if self.distance == "hamming":
             return siamcuda.hamming(x1, x2)
         if self.distance == "l1":
@@ -163,6 +162,12 @@ class Siamese:
             for d, s in zip(distances.tolist(), similar, strict=True)
         ]
 
+    def calibrated(self, report: VerificationReport, far: float) -> Siamese:
+        """With the threshold that a report has at ``far``, and a calibrator fitted to it."""
+        threshold = float(report.threshold(far))
+        calibrator = Calibrator.fit(report)
+        return dataclasses.replace(self, threshold=threshold, far=far, calibrator=calibrator)
+
     # --- files ------------------------------------------------------------------------------------
 
     def save(self, folder: Path) -> None:
@@ -179,6 +184,8 @@ class Siamese:
         }
         if self.calibrator is not None:
             self.calibrator.save(folder / CALIBRATOR)
+        else:  # an older one would be taken for this system's
+            (folder / CALIBRATOR).unlink(missing_ok=True)
         tensors = self.encoder.state_dict()
         card["sha256"] = tensor_digest(tensors, card)
         save_tensors(folder / CHECKPOINT, tensors, {"siamese": json.dumps(card)})

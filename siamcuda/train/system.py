@@ -42,6 +42,9 @@ class Examples(Protocol):
 class Sampler(Protocol):
     """Which examples make a batch; each epoch depends on (seed, epoch) alone."""
 
+    def __len__(self) -> int:
+        """Batches of an epoch."""
+
     def epoch(self, epoch: int) -> Sequence[Tensor]:
         """Rows of each batch of this process, (B,) int64."""
 

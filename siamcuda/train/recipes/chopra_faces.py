@@ -19,12 +19,11 @@ from typing import Any
 
 import torch
 
-import siamcuda
 from siamcuda import verification
 from siamcuda._files import write_atomically
 from siamcuda.report import plots
 from siamcuda.train.augment import Augmentation, ImageViews
-from siamcuda.train.config import TrainConfig
+from siamcuda.train.config import TrainConfig, check_least
 from siamcuda.train.data import ImageArray, load_att_faces, load_faces
 from siamcuda.train.encoders import FACES, INPUT_SIZE, EncoderConfig, EncoderSpec
 from siamcuda.train.errors import InputError
@@ -80,10 +79,7 @@ class ChopraFaces:
             raise InputError(f"splits: validate needs at least 2 folds, got {self.splits}")
         if self.test_people < 2:
             raise InputError(f"test_people: must be at least 2, got {self.test_people}")
-        least = {"threads": 0, "people_per_batch": 2, "pictures_per_person": 2}
-        for name, minimum in least.items():
-            if getattr(self, name) < minimum:
-                raise InputError(f"{name}: must be at least {minimum}, got {getattr(self, name)}")
+        check_least(self, threads=0, people_per_batch=2, pictures_per_person=2)
         EncoderSpec(self.encoder, FACES).build(seed=0)  # an error comes before any folder
         self.objective.check()
         self.augment.check()
@@ -222,7 +218,7 @@ def _config(options: ChopraFaces, split: Split, digest: str) -> dict[str, Any]:
 
 
 def _folder(path: Path) -> RunFolder:
-    return RunFolder(path, ("trials.safetensors", "training.png", "histogram.png", "roc.png"))
+    return RunFolder(path, ("trials.safetensors", "histogram.png", "roc.png"))
 
 
 def _run_split(options: ChopraFaces, split: Split, faces: ImageArray, title: str) -> None:
@@ -240,7 +236,8 @@ def _run_split(options: ChopraFaces, split: Split, faces: ImageArray, title: str
         ),
         transform=ImageViews(INPUT_SIZE, options.augment),
     )
-    history = folder.fit(system, config, options.learned, title).history
+    picture = f"Training on {len(split.people_train)} people, {len(known.images)} pictures"
+    trained_for = folder.fit(system, config, options.learned, picture, bar=title)
     started = time.perf_counter()
     unseen = faces.of(split.people_test)
     energy = options.objective.energy
@@ -263,27 +260,13 @@ def _run_split(options: ChopraFaces, split: Split, faces: ImageArray, title: str
         "people_train": len(split.people_train),
         "people_test": len(split.people_test),
         "names_test": list(split.people_test),
-        "epochs": len(history),
-        "threads": torch.get_num_threads(),
-        "versions": {"siamcuda": siamcuda.__version__, "torch": torch.__version__},
-        "final_loss": history[-1].loss,
+        **trained_for,
     }
-    replace(
-        trained,
-        threshold=float(reports["pair"].threshold(STORED_FAR)),
-        far=STORED_FAR,
-        calibrator=verification.Calibrator.fit(reports["pair"]),
-    ).save(folder.path)
+    trained.calibrated(reports["pair"], STORED_FAR).save(folder.path)
     _save_trials(folder.path / "trials.safetensors", trials)
-    curve = plots.training_curve(
-        [s.loss for s in history],
-        [s.figures["genuine"] for s in history],
-        [s.figures["impostor"] for s in history],
-        f"Training on {len(split.people_train)} people, {len(known.images)} pictures",
-    )
-    write_atomically(folder.path / "training.png", curve)
     _draw(folder.path, trials, {name: [report] for name, report in reports.items()})
-    metrics["seconds"] = round(sum(s.seconds for s in history) + time.perf_counter() - started, 1)
+    spent = trained_for["seconds_training"] + time.perf_counter() - started
+    metrics["seconds"] = round(spent, 1)
     folder.finish(metrics)
 
 

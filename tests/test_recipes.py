@@ -128,6 +128,23 @@ def test_mnist_012_compares_with_references(digits: Path, tmp_path: Path) -> Non
         mnist_012.run(replace(options, references=0))
 
 
+def test_the_mean_of_a_class_decides_and_its_own_reference_is_named() -> None:
+    """One reference of class 1 is nearest to the query, but the others of class 1 are far."""
+
+    class Head(torch.nn.Module):
+        def forward(self, x1: torch.Tensor, x2: torch.Tensor) -> torch.Tensor:
+            distance = (x1 - x2).abs().sum(-1)
+            return torch.stack([2 - distance, distance - 2], -1)
+
+    references = torch.tensor([[1.5], [1.0], [0.1], [9.0], [9.0]])
+    found, nearest = mnist_012.recognise(
+        Head(), torch.zeros(2, 1) + torch.tensor([[0.0], [9.0]]), references,
+        torch.tensor([0, 0, 1, 1, 1]),
+    )  # fmt: skip
+    assert found.tolist() == [0, 1]
+    assert nearest.tolist() == [1, 3]
+
+
 def test_mnist_full_names_what_is_missing(options: mnist_full.MnistFull, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="train-images-idx3-ubyte"):
         mnist_full.run(replace(options, data=tmp_path))

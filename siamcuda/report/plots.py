@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from siamcuda.verification import VerificationReport
@@ -33,6 +34,8 @@ def training_curve(
     right.plot(epochs, impostor, color=_IMPOSTOR, marker=marker, label="impostor pairs")
     right.plot(epochs, genuine, color=_GENUINE, marker=marker, label="genuine pairs")
     right.set(xlabel="epoch", ylabel="mean distance of the training pairs", ylim=(0, None))
+    for axes in (left, right):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     right.legend(frameon=False)
     return _png(figure)
 
@@ -105,7 +108,8 @@ def report_histogram(
             axes.axvline(threshold, color=_NEUTRAL, linewidth=1, linestyle="--",
                          label=f"FAR {100 * far:g} %")  # fmt: skip
     axes.set(xlabel="distance", ylabel="share of the pairs, %", ylim=(0, None))
-    axes.legend(frameon=False, fontsize=8)
+    # Below the axes, where no threshold crosses it.
+    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     return _png(figure)
 
 

@@ -1,4 +1,4 @@
-"""What the recipes on MNIST share: options, the digits to learn and test on, a picture of errors."""
+"""What the recipes on MNIST share: options, digits to learn and to test on, a picture of errors."""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ def recognise(
 
     Returns:
         The class of each query, (Q,): the one with the highest mean probability of "same"; and the
-        reference that is the most probably the same, (Q,).
+        reference of that class that is the most probably the same, (Q,).
     """
     classes = int(labels.max()) + 1
     found, nearest = [], []
@@ -142,8 +142,9 @@ def recognise(
         x2 = references.unsqueeze(0).expand(len(part), -1, -1)
         same = head(x1, x2).softmax(-1)[..., 0]  # (q, R)
         sums = torch.zeros(len(part), classes).index_add_(1, labels, same)
-        found.append((sums / torch.bincount(labels, minlength=classes)).argmax(1))
-        nearest.append(same.argmax(1))
+        best = (sums / torch.bincount(labels, minlength=classes)).argmax(1)
+        found.append(best)
+        nearest.append(same.masked_fill(labels != best.unsqueeze(1), -1).argmax(1))
     return torch.cat(found), torch.cat(nearest)
 
 

@@ -119,6 +119,19 @@ def test_an_interrupted_run_ends_with_the_same_bits(variant: str, tmp_path: Path
         assert [stats.epoch for stats in heard.epochs] == [1, 2, 3]
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_example_that_cannot_be_read_is_named(workers: int) -> None:
+    class Broken(training.Points):
+        def load(self, rows: Tensor) -> Tensor:
+            if 3 in rows.tolist():
+                raise InputError("data: cannot read the image 3.png")
+            return super().load(rows)
+
+    made = System(**{**vars(training.system()), "examples": Broken()})
+    with pytest.raises(InputError, match=r"^data: cannot read the image 3\.png$"):
+        trainer.fit(made, TrainConfig(epochs=3, device="cpu", workers=workers))
+
+
 def test_a_run_leaves_the_generators_and_handlers_of_its_process_alone() -> None:
     before = torch.get_rng_state(), signal.getsignal(signal.SIGINT)
     training.train()

@@ -9,13 +9,20 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from siamcuda.train.errors import InputError
 from siamcuda.train.system import Examples
 
 __all__ = ["batches"]
 
 
-class _Batches(Dataset[tuple[Tensor, Tensor]]):
-    """One item is one batch: its rows and its examples."""
+_Batch = tuple[Tensor, Tensor]
+
+
+class _Batches(Dataset[_Batch | InputError]):
+    """One item is one batch, its rows and its examples, or why it cannot be read.
+
+    The loader would put a traceback into the message of what a worker raises.
+    """
 
     def __init__(self, examples: Examples, rows: Sequence[Tensor]) -> None:
         self.examples, self.rows = examples, rows
@@ -23,8 +30,11 @@ class _Batches(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.rows[index], self.examples.load(self.rows[index])
+    def __getitem__(self, index: int) -> _Batch | InputError:
+        try:
+            return self.rows[index], self.examples.load(self.rows[index])
+        except InputError as error:
+            return error
 
 
 def _settle(_: int) -> None:
@@ -35,10 +45,11 @@ def _settle(_: int) -> None:
 
 def batches(
     examples: Examples, rows: Sequence[Tensor], workers: int, pin: bool = False
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> Iterator[_Batch]:
     """Yield (rows, examples) of each batch, the same whatever the number of workers.
 
-    An error of a worker is raised here, as itself where it can be.
+    Raises:
+        InputError: an example that cannot be read, with the same words whoever read it.
     """
     if not workers:
         for one in rows:
@@ -53,4 +64,7 @@ def batches(
         # Workers draw nothing; this keeps the loader from drawing of torch's own generator.
         generator=torch.Generator().manual_seed(0),
     )
-    yield from loader
+    for batch in loader:
+        if isinstance(batch, InputError):
+            raise batch
+        yield batch

@@ -23,7 +23,8 @@ from PIL import Image
 
 from siamcuda.report import numbers
 from siamcuda.report.figures import LIGHT, draw
-from siamcuda.report.page import render, write_page, write_pngs
+from siamcuda.report.page import render, write_page
+from siamcuda.report.pngs import write_pngs
 from siamcuda.report.samples import Samples
 from siamcuda.report.summary import asked_rates, key_figures, operating_points
 from siamcuda.verification import Calibrator, VerificationReport, evaluate, from_distances
@@ -367,6 +368,7 @@ def test_a_page_that_fails_leaves_the_old_one(
 
 def test_plots_are_png_files_too(tmp_path: Path) -> None:
     report, _ = verified()
+    assert [p.name for p in write_pngs(tmp_path, report, names=["roc"])] == ["roc.png"]
     paths = write_pngs(tmp_path, report, far=FAR, calibrator=Calibrator.fit(report))
     names = ["histogram", "roc", "det", "cmc", "open_set", "similarity", "reliability"]
     assert [p.name for p in paths] == [f"{name}.png" for name in names]

@@ -205,9 +205,9 @@ def _write(
         with refusing("calibrator: "):
             calibrator.save(options.calibrator)
         written.append(f"calibration: {options.calibrator}")
-    if options.report is not None or options.png is not None:
-        from siamcuda.report import page
     if options.report is not None:
+        from siamcuda.report import page
+
         content = page.render(
             report,
             far=options.far,
@@ -220,9 +220,11 @@ def _write(
             page.write(options.report, content)
         written.append(f"page: {options.report}")
     if options.png is not None:
+        from siamcuda.report.pngs import write_pngs
+
         with refusing("png: "):
             options.png.mkdir(parents=True, exist_ok=True)
-            paths = page.write_pngs(options.png, report, far=options.far, calibrator=calibrator)
+            paths = write_pngs(options.png, report, far=options.far, calibrator=calibrator)
         written.append(f"plots: {', '.join(p.name for p in paths)} in {options.png}")
     return written
 

@@ -20,13 +20,13 @@ from markupsafe import Markup
 from siamcuda._files import write_atomically
 from siamcuda._info import __version__
 from siamcuda.report import summary
-from siamcuda.report.drawing import to_png, to_svg
+from siamcuda.report.drawing import to_svg
 from siamcuda.report.figures import DARK, LIGHT, draw
 from siamcuda.report.pairs import hardest_pairs
 from siamcuda.report.samples import Samples
 from siamcuda.verification import Calibrator, VerificationReport
 
-__all__ = ["render", "write", "write_page", "write_pngs"]
+__all__ = ["render", "write", "write_page"]
 
 _HERE = Path(__file__).parent
 
@@ -91,23 +91,6 @@ def write_page(path: str | Path, report: VerificationReport, **options: Any) -> 
 def write(path: Path, page: str) -> None:
     """Write what :func:`render` returned."""
     write_atomically(path, page.encode(errors="replace"))
-
-
-def write_pngs(
-    folder: str | Path,
-    report: VerificationReport,
-    *,
-    far: float | Iterable[float] | None = None,
-    calibrator: Calibrator | None = None,
-) -> list[Path]:
-    """Write the plots of the page as PNG files into a folder that is there; return their paths."""
-    plots, _ = draw(report, summary.asked_rates(report, far), calibrator)
-    paths = []
-    for plot in plots:
-        plot.figure.suptitle(plot.title, fontsize=11, color=LIGHT["ink"])
-        paths.append(Path(folder) / f"{plot.name}.png")
-        write_atomically(paths[-1], to_png(plot.figure))
-    return paths
 
 
 def _printable(value: object) -> object:

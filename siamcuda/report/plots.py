@@ -1,4 +1,4 @@
-"""Training curve, distance histogram and ROC, each drawn to PNG bytes.
+"""What a training leaves, drawn to PNG bytes: its curve, trials of protocols, images by pairs.
 
 Figures are built without pyplot, so no window system and no global state of matplotlib is touched.
 """
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from siamcuda.verification import VerificationReport
 
-__all__ = ["distance_histogram", "image_pairs", "report_histogram", "roc", "training_curve"]
+__all__ = ["distance_histogram", "image_pairs", "roc", "training_curve"]
 
 _GENUINE, _IMPOSTOR, _NEUTRAL = "#1b7f5c", "#c8553d", "#44546a"
 _PROTOCOLS = ("#2f5d9b", "#d08a1d", "#7a4b94")
@@ -79,37 +79,6 @@ def distance_histogram(
                           ha=side, va="top")  # fmt: skip
         axes.set(xlabel="distance", ylabel="share of the trials, %", title=protocol)
         axes.legend(frameon=False, loc="upper left", fontsize=8)
-    return _png(figure)
-
-
-def report_histogram(
-    report: VerificationReport, thresholds: Mapping[float, float], title: str, bins: int = 60
-) -> bytes:
-    """Draw genuine and impostor distances of a report of any size, from its own counts.
-
-    Args:
-        report: of at least one finite distance.
-        thresholds: {FAR: threshold}, drawn as lines.
-        title: heading of the figure.
-        bins: how many.
-    """
-    figure, (axes,) = _axes(1, title)
-    found = report.histogram(bins)
-    for counts, colour, name in (
-        (found.impostor, _IMPOSTOR, "impostor"),
-        (found.genuine, _GENUINE, "genuine"),
-    ):
-        total = int(counts.sum())
-        share = 100 * np.asarray(counts) / max(total, 1)
-        axes.stairs(share, found.edges, fill=True, color=colour, alpha=0.55,
-                    label=f"{name}, {total:,} pairs")  # fmt: skip
-    for far, threshold in thresholds.items():
-        if np.isfinite(threshold):
-            axes.axvline(threshold, color=_NEUTRAL, linewidth=1, linestyle="--",
-                         label=f"FAR {100 * far:g} %")  # fmt: skip
-    axes.set(xlabel="distance", ylabel="share of the pairs, %", ylim=(0, None))
-    # Below the axes, where no threshold crosses it.
-    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     return _png(figure)
 
 

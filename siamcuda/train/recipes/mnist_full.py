@@ -17,7 +17,7 @@ import torch
 
 from siamcuda import Gallery, verification
 from siamcuda._files import write_atomically
-from siamcuda.report import plots
+from siamcuda.report.pngs import write_pngs
 from siamcuda.train.config import check_least
 from siamcuda.train.data import ImageArray
 from siamcuda.train.objectives import Triplets
@@ -94,10 +94,7 @@ def _made(
         "what they were taken for",
     )  # fmt: skip
     write_atomically(folder.path / "errors.png", errors)
-    histogram = plots.report_histogram(
-        report, {STORED_FAR: report.threshold(STORED_FAR)}, "Test digits"
-    )
-    write_atomically(folder.path / "histogram.png", histogram)
+    write_pngs(folder.path, report, far=STORED_FAR, names=["histogram"])
     return {
         "error": len(wrong) / len(unseen),
         "wrong": len(wrong),

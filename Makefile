@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 # The demo runs on the CPU: it takes the build that is there, or makes one without CUDA kernels,
 # whose compilation would take most of its time.
-ifneq (,$(filter demo demo-full,$(MAKECMDGOALS)))
+ifneq (,$(filter demo demo-full recipes,$(MAKECMDGOALS)))
 SIAMCUDA_CUDA ?= $(or $(patsubst $(VENV)/build-%.stamp,%,$(firstword $(wildcard $(VENV)/build-*.stamp))),0)
 endif
 # A toolkit behind a shim is found by setup.py; SIAMCUDA_CUDA=auto|1|0 says whether to look.
@@ -14,7 +14,7 @@ export SIAMCUDA_CUDA ?= auto
 # Ninja and CMake come from PyPI too: nothing but Python, make and a C++ compiler is asked for.
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: help build test lint format bench demo demo-full check gpu-check clean
+.PHONY: help build test lint format bench demo demo-full recipes check gpu-check clean
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
@@ -63,6 +63,9 @@ demo: build $(VENV)/tools.stamp ## train on real faces, verify people it never s
 
 demo-full: build $(VENV)/tools.stamp ## the same over ten splits
 	$(BIN)/siamcuda train chopra-faces --splits 10 --out runs/demo-full $(ARGS)
+
+recipes: build $(VENV)/tools.stamp ## run every recipe, write docs/recipes.md; ARGS=--quick: try them
+	$(BIN)/python -m bench.recipes $(ARGS)
 
 check: lint test ## what CI runs
 

@@ -75,7 +75,7 @@ def commit() -> str:
     # What a benchmark writes itself does not make the sources dirty.
     outputs = (
         ":!bench/results.csv", ":!bench/results_cuda.csv", ":!docs/img", ":!docs/hardware",
-        ":!docs/benchmarks.md", ":!README.md",
+        ":!docs/benchmarks.md", ":!docs/recipes", ":!docs/recipes.md", ":!README.md",
     )  # fmt: skip
     changed = _git("status", "--porcelain", "--", ".", *outputs)
     return head + "-dirty" if changed else head
@@ -88,7 +88,8 @@ def build_digest() -> str:
     return hashlib.sha256(Path(siamcuda._ops.extension.__file__).read_bytes()).hexdigest()[:8]
 
 
-def _cpu() -> str:
+def cpu() -> str:
+    """The processor's name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
     except OSError:
@@ -131,7 +132,7 @@ def environment() -> dict[str, Any]:
     return {
         "commit": commit(),
         "build": build_digest(),
-        "cpu": _cpu(),
+        "cpu": cpu(),
         "gpu": torch.cuda.get_device_name() if gpu else "",
         "cores": os.cpu_count(),
         "kernel": f"{platform.system()} {platform.release().split('-')[0]}",

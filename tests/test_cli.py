@@ -107,6 +107,11 @@ def test_every_recipe_keeps_to_the_protocol() -> None:
         options = recipe.options()  # every field has a default
         assert isinstance(options.out, Path)
         assert options.fresh is False
+        assert str(options.out) == f"runs/{name}"
+        assert isinstance(recipe.quick, recipe.options)
+        recipe.quick.check()
+        assert recipe.pictures
+        assert recipe.data
 
 
 def test_resume_wants_a_run_to_go_on_from(

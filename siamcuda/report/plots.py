@@ -23,20 +23,43 @@ _PROTOCOLS = ("#2f5d9b", "#d08a1d", "#7a4b94")
 
 
 def training_curve(
-    loss: Sequence[float], genuine: Sequence[float], impostor: Sequence[float], title: str
+    loss: Sequence[float],
+    figures: Mapping[str, Sequence[float]],
+    validation: Mapping[str, Sequence[float]],
+    title: str,
 ) -> bytes:
-    """Draw loss and mean energies by epoch, all sequences of one length."""
-    figure, (left, right) = _axes(2, title)
+    """Draw what an epoch left against its number, all sequences of one length.
+
+    Args:
+        loss: its mean over an epoch.
+        figures: told of training; mean distances where there are "genuine" and "impostor", else
+            whatever there is.
+        validation: told of examples kept from training; NaN where an epoch was not validated.
+        title: heading of the figure.
+    """
+    energies = {name: figures[name] for name in ("impostor", "genuine") if name in figures}
+    others = {name: values for name, values in figures.items() if name != "active"}
+    panels = [("mean distance of the training pairs", energies)] if energies else []
+    if others and not energies:
+        panels = [("figures of the training", others)]
+    if validation:
+        panels.append(("validation", dict(validation)))
+    figure, (first, *rest) = _axes(1 + len(panels), title)
     epochs = np.arange(1, len(loss) + 1)
     marker = "o" if len(loss) == 1 else None
-    left.plot(epochs, loss, color=_NEUTRAL, marker=marker)
-    left.set(xlabel="epoch", ylabel="mean loss")
-    right.plot(epochs, impostor, color=_IMPOSTOR, marker=marker, label="impostor pairs")
-    right.plot(epochs, genuine, color=_GENUINE, marker=marker, label="genuine pairs")
-    right.set(xlabel="epoch", ylabel="mean distance of the training pairs", ylim=(0, None))
-    for axes in (left, right):
+    first.plot(epochs, loss, color=_NEUTRAL, marker=marker)
+    first.set(xlabel="epoch", ylabel="mean loss")
+    kinds = {"impostor": _IMPOSTOR, "genuine": _GENUINE}
+    for axes, (what, lines) in zip(rest, panels, strict=True):
+        for number, (name, values) in enumerate(lines.items()):
+            known = np.isfinite(values)
+            axes.plot(epochs[known], np.asarray(values)[known], marker=marker,
+                      color=kinds.get(name, _PROTOCOLS[number % len(_PROTOCOLS)]),
+                      label=f"{name} pairs" if name in kinds else name)  # fmt: skip
+        axes.set(xlabel="epoch", ylabel=what, ylim=(0, None))
+        axes.legend(frameon=False)
+    for axes in (first, *rest):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    right.legend(frameon=False)
     return _png(figure)
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -103,14 +103,15 @@ class RunFolder:
         epochs = [asdict(stats) for stats in history]
         save_json(self.path / "history.json", {"epoch": fitted.epoch, "epochs": epochs})
         curve = plots.training_curve(
-            [s.loss for s in history],
-            [s.figures.get("genuine", math.nan) for s in history],
-            [s.figures.get("impostor", math.nan) for s in history],
+            [stats.loss for stats in history],
+            _by_name([stats.figures for stats in history]),
+            _by_name([stats.validation for stats in history]),
             title,
         )
         write_atomically(self.path / "training.png", curve)
         return {
             "epochs": len(history),
+            "epoch_kept": fitted.epoch,
             "final_loss": history[-1].loss,
             "seconds_training": round(sum(stats.seconds for stats in history), 1),
             "threads": torch.get_num_threads(),
@@ -136,6 +137,12 @@ class RunFolder:
         """Write the figures; there is nothing to go on from any more."""
         save_json(self.path / "metrics.json", metrics)
         self.state.unlink(missing_ok=True)
+
+
+def _by_name(epochs: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
+    """Figures by epoch to figures by name; NaN for an epoch that has none of that name."""
+    names = dict.fromkeys(name for figures in epochs for name in figures)
+    return {name: [figures.get(name, math.nan) for figures in epochs] for name in names}
 
 
 @contextmanager

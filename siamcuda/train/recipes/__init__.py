@@ -3,7 +3,11 @@
 A module here that sets ``RECIPE`` is a recipe; its name is the file's, with hyphens, and its
 summary the first line of its docstring::
 
-    RECIPE = Recipe(options=ChopraFaces, run=run, table=table)
+    RECIPE = Recipe(
+        options=ChopraFaces, run=run, table=table, headline=headline,
+        data="AT&T faces", pictures={"roc.png": "Verification of people never seen"},
+        quick=ChopraFaces(train=TrainConfig(epochs=2, device="cpu")),
+    )
 
 Names and summaries are read from the files. A recipe is imported, and what it is made of with it,
 when it is loaded.
@@ -14,7 +18,7 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,11 +44,20 @@ class Recipe:
             ``config.json``, with the recipe's name as ``"recipe"``, before it trains, and
             :class:`siamcuda.train.siamese.Siamese` and ``metrics.json`` in the end.
         table: the metrics as text, beside published ones where there are any.
+        headline: the figure that counts, in one line: "EER 1.2 %, TAR 98.1 % at FAR 1 %".
+        data: what it is learned from and tested on, in a few words.
+        pictures: file in the run folder -> its caption; those that docs/recipes.md shows.
+        quick: options of a run of seconds on data that a package carries: it shows that
+            everything works, and its figures mean nothing.
     """
 
     options: type[Any]
     run: Callable[[Any], dict[str, Any]]
     table: Callable[[dict[str, Any]], str]
+    headline: Callable[[dict[str, Any]], str]
+    data: str
+    pictures: Mapping[str, str]
+    quick: Any
 
 
 def summaries() -> dict[str, str]:

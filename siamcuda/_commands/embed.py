@@ -34,6 +34,7 @@ class Embed:
     # also write the path, or the sentence, of each row, a line each
     names: Annotated[Path | None, arg(metavar="PATH")] = None
     batch: int = 256  # how many at a time
+    device: str = "auto"  # where the encoder runs: cpu, cuda, cuda:1; auto: a GPU if there is one
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -51,7 +52,7 @@ def run(options: Embed) -> None:
     check_outputs(outputs, options.inputs)
     if options.names is not None and options.names.resolve() == options.out.resolve():
         raise InputError(f"names: {options.names} is the file of the embeddings")
-    siamese = open_run(options.run)
+    siamese = open_run(options.run, options.device)
     metric = gallery_metric(siamese) if options.out.suffix == ".safetensors" else None
     names = list_inputs(siamese, options.inputs, "inputs")
     if not takes_texts(siamese):

@@ -70,6 +70,9 @@ class Evaluate:
     calibration: Literal["platt", "isotonic"] = "platt"  # how to fit
     prior: float = 0.5  # chance of a genuine pair that the similarity takes for granted
     title: Annotated[str | None, arg(metavar="TEXT")] = None  # heading of the page
+    device: str = (
+        "auto"  # where a run's encoder runs: cpu, cuda, cuda:1; auto: a GPU if there is one
+    )
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -145,7 +148,7 @@ def _of_files(options: Evaluate) -> Compared:
 def _of_run(options: Evaluate) -> Compared:
     """Embed a folder of identities."""
     folder, images = options.places
-    siamese = open_run(folder)
+    siamese = open_run(folder, options.device)
     metric: str = siamese.distance
     if metric == "l1":
         raise InputError("run: it compares by L1 distance, which evaluate does not have")

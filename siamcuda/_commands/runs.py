@@ -37,10 +37,11 @@ def is_run(path: Path) -> bool:
     return recipes.is_run(path) or (path / "checkpoint.safetensors").is_file()
 
 
-def open_run(folder: Path) -> Siamese:
-    """Load a trained system; InputError names what is missing or broken."""
+def open_run(folder: Path, device: str = "cpu") -> Siamese:
+    """Load a trained system to a device; InputError names what is missing or broken."""
     try:
         from siamcuda.train.encoders import ENCODERS
+        from siamcuda.train.placement import find_device
         from siamcuda.train.siamese import CHECKPOINT, Siamese
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("siamcuda"):
@@ -51,11 +52,12 @@ def open_run(folder: Path) -> Siamese:
     trained = [part for part in recipes.parts(folder) if (part / CHECKPOINT).is_file()]
     if trained and not (folder / CHECKPOINT).exists():
         raise InputError(f"run: {folder} has {len(trained)} trained parts: give one ({trained[0]})")
+    place = find_device(device)
     siamese = Siamese.load(folder)
     entry = ENCODERS.get(siamese.spec.encoder.name)
     if entry is not None and entry.takes == "pairs":
         raise InputError(f"run: the encoder of {folder} scores pairs and has no embeddings")
-    return siamese
+    return siamese.to(place)
 
 
 def takes_texts(siamese: Siamese) -> bool:

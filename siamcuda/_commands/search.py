@@ -60,6 +60,9 @@ class Search:
     names: Annotated[Path | None, arg(metavar="PATH")] = None
     # .npz (arrays, k entries a row) or .csv (a line for each entry found); default: csv to stdout
     out: Annotated[Path | None, arg(aliases=["-o"], metavar="PATH")] = None
+    device: str = (
+        "auto"  # where a run's encoder runs: cpu, cuda, cuda:1; auto: a GPU if there is one
+    )
 
 
 _Array = np.ndarray[tuple[int, ...], np.dtype[np.generic]]
@@ -131,7 +134,7 @@ def _of_files(options: Search, queries: Path, gallery: Path) -> _Asked:
 
 def _of_run(options: Search, folder: Path, query: Path, place: Path) -> _Asked:
     """Embed the queries, and the gallery where it is no file of embeddings."""
-    siamese = open_run(folder)
+    siamese = open_run(folder, options.device)
     metric = gallery_metric(siamese)
     if options.metric not in (None, metric):
         raise InputError(f"metric: {folder} compares by {metric}")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from siamcuda.train.config import TrainConfig
 from siamcuda.train.errors import InputError
 
-__all__ = ["Placement"]
+__all__ = ["Placement", "find_device"]
 
 
 class Placement:
@@ -22,7 +22,7 @@ class Placement:
         from accelerate import Accelerator
         from accelerate.state import AcceleratorState
 
-        device = _device(config.device)
+        device = find_device(config.device)
         if config.precision == "fp16" and device.type == "cpu":
             raise InputError("precision: fp16 needs a GPU; bf16 runs on the CPU too")
         AcceleratorState._reset_state(reset_partial_state=not _grouped())
@@ -128,7 +128,8 @@ class Placement:
         self._accelerator.wait_for_everyone()
 
 
-def _device(name: str) -> torch.device:
+def find_device(name: str) -> torch.device:
+    """The device that a setting names; auto: a GPU where there is one. InputError if not there."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

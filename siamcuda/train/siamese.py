@@ -69,25 +69,34 @@ class Siamese:
     far: float | None = None
     calibrator: Calibrator | None = None
 
+    @property
+    def device(self) -> torch.device:
+        """Where the encoder is."""
+        first = next(self.encoder.parameters(), None)
+        return torch.device("cpu") if first is None else first.device
+
+    def to(self, device: torch.device) -> Siamese:
+        """Move the encoder, in place; what it is given follows."""
+        self.encoder.to(device)
+        return self
+
     # --- embeddings -------------------------------------------------------------------------------
 
     def embed(
-        self, examples: Examples, *, batch: int = 256, device: torch.device | None = None,
+        self, examples: Examples, *, batch: int = 256,
         progress: Callable[[int, int], None] | None = None,
     ) -> Tensor:  # fmt: skip
-        """Embed stored examples: (N, D) float32, or (N, bits/8) uint8 codes for hamming.
+        """Embed stored examples: (N, D) float32 or (N, bits/8) uint8 codes, on the CPU.
 
         Args:
             examples: images (B, C, H, W) or (B, H, W) uint8 a batch, or ids of a text encoder.
             batch: how many at a time; an embedding does not depend on it, but for last bits.
-            device: where the encoder is.
             progress: called with the examples done and N.
         """
         found = []
         done = 0
         for rows in torch.arange(len(examples)).split(batch):
-            inputs = self.views(examples.load(rows))
-            found.append(self.encode(inputs if device is None else inputs.to(device)).cpu())
+            found.append(self.encode(self.views(examples.load(rows))).cpu())
             done += len(rows)
             if progress is not None:
                 progress(done, len(examples))
@@ -102,7 +111,8 @@ class Siamese:
 
     @torch.inference_mode()
     def encode(self, inputs: Tensor) -> Tensor:
-        """Embed what :meth:`views` gives: (B, ...) -> (B, D)."""
+        """Embed what :meth:`views` gives: (B, ...) -> (B, D), both wherever the encoder is."""
+        inputs = inputs.to(self.device)
         if self.distance == "hamming":
             codes: Any = self.encoder
             packed: Tensor = codes.codes(inputs)
@@ -131,7 +141,7 @@ class Siamese:
         if not isinstance(tokenizer, Tokenizer):
             raise InputError("texts: this encoder takes images")
         parts = [texts[i : i + batch] for i in range(0, len(texts), batch)]
-        return torch.cat([self.encode(tokenizer.encode(list(part))) for part in parts])
+        return torch.cat([self.encode(tokenizer.encode(list(part))).cpu() for part in parts])
 
     # --- distances --------------------------------------------------------------------------------
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 import json
 import signal
 import struct
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -96,6 +98,29 @@ def test_mnist_full_goes_on_from_where_it_was(
     mnist_full.run(options)
     name = "checkpoint.safetensors"
     assert (options.out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_torchrun_trains_one_run_by_two_processes(digits: Path, tmp_path: Path) -> None:
+    options = (
+        "--data", str(digits), "--threads", "1", "--train.epochs", "2",
+        "--classes-per-batch", "4", "--digits-per-class", "6", "--encoder.embedding", "8",
+    )  # fmt: skip
+    program = ("-m", "siamcuda.cli", "train", "mnist-full", *options)
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    outs = [tmp_path / "one", tmp_path / "two"]
+    for out, before in zip(outs, [(), launcher], strict=True):
+        done = subprocess.run(
+            [sys.executable, *before, *program, "--out", str(out)],
+            capture_output=True, text=True, timeout=240,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("nearest neighbour: ") == 1
+    one, two = (json.loads((out / "history.json").read_text())["epochs"] for out in outs)
+    assert [epoch["rows"] for epoch in one] == [epoch["rows"] for epoch in two] == [120, 120]
+    assert two[-1]["loss"] < two[0]["loss"]  # not one's: batch norm sees the rows of a rank
+    names = [{path.name for path in out.iterdir()} for out in outs]
+    assert names[0] == names[1]
+    assert "metrics.json" in names[0]
 
 
 def test_validation_is_on_digits_that_were_not_learned(

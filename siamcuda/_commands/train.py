@@ -27,6 +27,7 @@ def main(arguments: Sequence[str]) -> None:
         parser.parse_args(arguments[:1])
         parser.error("RECIPE comes first, its options after it")
     from siamcuda._commands.parsing import Training, parse
+    from siamcuda.train.placement import rank_and_ranks
 
     name, *rest = arguments
     recipe = recipes.load(name)
@@ -35,8 +36,10 @@ def main(arguments: Sequence[str]) -> None:
     asked = parse(options, f"train {name}", rest, recipe.options.__doc__)
     if asked.resume:
         _check_resumable(asked.recipe.out, asked.recipe.fresh)
-    print(recipe.table(recipe.run(asked.recipe)))
-    print(f"everything is in {asked.recipe.out}")
+    metrics = recipe.run(asked.recipe)
+    if rank_and_ranks()[0] == 0:
+        print(recipe.table(metrics))
+        print(f"everything is in {asked.recipe.out}")
 
 
 def _check_resumable(out: Path, fresh: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from siamcuda.train.config import TrainConfig
 from siamcuda.train.errors import InputError
 
-__all__ = ["Placement", "find_device"]
+__all__ = ["Placement", "find_device", "rank_and_ranks"]
 
 
 class Placement:
@@ -126,6 +127,13 @@ class Placement:
     def wait(self) -> None:
         """Wait until every rank is here."""
         self._accelerator.wait_for_everyone()
+
+
+def rank_and_ranks() -> tuple[int, int]:
+    """This process, from 0, and how many train together: what torchrun or a process group says."""
+    if _grouped():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
 def find_device(name: str) -> torch.device:

@@ -1,4 +1,4 @@
-"""The folder of a run: whose it is, what a recipe wrote into it, where an unfinished one goes on.
+"""A run: the options that all have, its folder, and who does what in it.
 
 A folder holds::
 
@@ -10,6 +10,8 @@ A folder holds::
     history.json, training.png   figures by epoch
     *.png                        pictures, and what else a recipe leaves
     metrics.json                 the figures, written last: a folder that has it is finished
+
+Of several ranks (torchrun) all train, and the first one does the rest: it owns the folder.
 """
 
 from __future__ import annotations
@@ -17,8 +19,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +29,39 @@ import torch
 import siamcuda
 from siamcuda._files import write_atomically
 from siamcuda.report import plots
-from siamcuda.train.config import TrainConfig
+from siamcuda.train.config import TrainConfig, check_least
 from siamcuda.train.errors import InputError
 from siamcuda.train.listeners import listening
+from siamcuda.train.placement import Placement, rank_and_ranks
 from siamcuda.train.siamese import CALIBRATOR, CHECKPOINT
 from siamcuda.train.storage import load_json, open_folder, save_json
 from siamcuda.train.system import System
 from siamcuda.train.trainer import fit
 
-__all__ = ["RunFolder", "using_threads"]
+__all__ = ["RunFolder", "RunOptions", "using_threads"]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Options of every recipe; a recipe adds its own and its defaults."""
+
+    out: Path = Path("runs/run")  # run folder; a run that was interrupted there goes on
+    fresh: bool = False  # forget what an earlier run left in the folder
+    threads: int = 0  # CPU threads; the last bits follow their number. 0: PyTorch's own choice
+    train: TrainConfig = field(default_factory=lambda: TrainConfig(device="cpu"))
+
+    def check(self) -> None:
+        """Raise InputError that names the first setting that cannot work."""
+        check_least(self, threads=0)
+        self.train.check()
+
+    def config(self, **others: Any) -> dict[str, Any]:
+        """All that decides the figures: what a run folder is claimed with."""
+        return {"train": asdict(self.train), "threads": self.threads, **others}
+
+
+class _HelpedError(Exception):
+    """This rank has helped to train; the first one goes on."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +84,8 @@ class RunFolder:
 
     def claim(self, config: Mapping[str, Any], fresh: bool) -> None:
         """Write the config, or check that the folder already belongs to this very run."""
+        if rank_and_ranks()[0]:
+            return
         open_folder(self.path)
         if fresh:
             self.forget()
@@ -75,6 +103,8 @@ class RunFolder:
 
     def forget(self) -> None:
         """Delete what a run of this recipe writes, and nothing else."""
+        if rank_and_ranks()[0]:
+            return
         names = ("metrics.json", "config.json", "history.json", "training.png")
         for name in (*names, CALIBRATOR, CHECKPOINT, self.state.name, *self.files):
             (self.path / name).unlink(missing_ok=True)
@@ -97,6 +127,9 @@ class RunFolder:
         Returns:
             Figures of the training, for metrics.json.
         """
+        if rank_and_ranks()[0]:
+            fit(system, config, state=self.state, settings=settings)
+            raise _HelpedError
         with listening(bar, self.path / "tensorboard") as listener:
             fitted = fit(system, config, state=self.state, settings=settings, listener=listener)
         history = fitted.history
@@ -119,19 +152,26 @@ class RunFolder:
         }
 
     def complete(
-        self, config: Mapping[str, Any], fresh: bool, threads: int,
-        make: Callable[[], Mapping[str, Any]],
-    ) -> dict[str, Any]:  # fmt: skip
-        """Return the figures of a finished run; else claim the folder, make them, write them."""
-        self.claim(config, fresh)
+        self, options: RunOptions, config: Mapping[str, Any], make: Callable[[], Mapping[str, Any]]
+    ) -> dict[str, Any]:
+        """Return the figures of a finished run; else claim the folder, make them, write them.
+
+        Args:
+            options: threads, training, and whether to begin afresh.
+            config: what the folder is claimed with.
+            make: trains by :meth:`fit`, tests, writes all but the figures, and returns them.
+        """
+        self.claim(config, options.fresh)
+        _wait_for_all(options.train)  # the folder is the first rank's until here
         finished = self.finished
-        if finished is None:
-            with using_threads(threads):
-                made = make()
-            # What is returned is what a finished run would return.
-            finished = json.loads(json.dumps(made))
-            self.finish(made)
-        return finished
+        if finished is not None:
+            return finished
+        with using_threads(options.threads):
+            with suppress(_HelpedError):
+                self.finish(make())
+            _wait_for_all(options.train)
+        # What is returned is what a finished run would return.
+        return load_json(self.path / "metrics.json")
 
     def finish(self, metrics: Mapping[str, Any]) -> None:
         """Write the figures; there is nothing to go on from any more."""
@@ -143,6 +183,11 @@ def _by_name(epochs: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
     """Figures by epoch to figures by name; NaN for an epoch that has none of that name."""
     names = dict.fromkeys(name for figures in epochs for name in figures)
     return {name: [figures.get(name, math.nan) for figures in epochs] for name in names}
+
+
+def _wait_for_all(config: TrainConfig) -> None:
+    if rank_and_ranks()[1] > 1:
+        Placement(config).wait()
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from siamcuda.train.errors import InputError
+from siamcuda.train.placement import rank_and_ranks
 
 __all__ = ["PKSampler", "PairSampler", "epoch_seed"]
 
@@ -39,20 +40,22 @@ class PKSampler:
         classes: P of the joined batch; where there are fewer classes, all of them.
         examples: K; a class with fewer repeats some.
         seed: of all epochs.
-        rank: this process, of ``ranks``.
-        ranks: processes that share a batch.
+        rank: this process; by default as torchrun, or the process group, says.
+        ranks: processes that share a batch; likewise.
 
     Raises:
         InputError: fewer than two classes, or no class with two examples.
     """
 
     def __init__(
-        self, labels: Tensor, classes: int, examples: int, seed: int, rank: int = 0, ranks: int = 1
-    ) -> None:
+        self, labels: Tensor, classes: int, examples: int, seed: int,
+        rank: int | None = None, ranks: int | None = None,
+    ) -> None:  # fmt: skip
         self.rows = _rows_by_class(labels)
         _check_classes(self.rows)
         self.classes = min(classes, len(self.rows))
-        self.examples, self.seed, self.rank, self.ranks = examples, seed, rank, ranks
+        self.examples, self.seed = examples, seed
+        self.rank, self.ranks = _placed(rank, ranks)
         self.batches = max(1, round(len(labels) / (self.classes * self.examples)))
 
     def __len__(self) -> int:
@@ -85,16 +88,17 @@ class PairSampler:
         pairs: M of the joined batch.
         batches: of an epoch; by default as many as show N examples.
         seed: of all epochs.
-        rank: this process, of ``ranks``.
-        ranks: processes that share a batch.
+        rank: this process; by default as torchrun, or the process group, says.
+        ranks: processes that share a batch; likewise.
 
     Raises:
         InputError: fewer than two classes, or no class with two examples.
     """
 
     def __init__(
-        self, labels: Tensor, pairs: int, seed: int, batches: int = 0, rank: int = 0, ranks: int = 1
-    ) -> None:
+        self, labels: Tensor, pairs: int, seed: int, batches: int = 0,
+        rank: int | None = None, ranks: int | None = None,
+    ) -> None:  # fmt: skip
         by_class = _rows_by_class(labels)
         _check_classes(by_class)
         self.order = torch.cat(by_class)  # (N,) rows, class by class
@@ -102,7 +106,8 @@ class PairSampler:
         starts = sizes.cumsum(0) - sizes
         self.start, self.size = starts.repeat_interleave(sizes), sizes.repeat_interleave(sizes)
         self.paired = torch.nonzero(self.size > 1)[:, 0]  # places in order
-        self.pairs, self.seed, self.rank, self.ranks = pairs, seed, rank, ranks
+        self.pairs, self.seed = pairs, seed
+        self.rank, self.ranks = _placed(rank, ranks)
         self.batches = batches or max(1, round(len(labels) / (2 * pairs)))
 
     def __len__(self) -> int:
@@ -155,6 +160,11 @@ class _LazyPairs(Sequence[Tensor]):
         if isinstance(index, slice):
             return _LazyPairs(self.sampler, self.of_epoch, self.numbers[index])
         return self.sampler.batch(self.of_epoch, self.numbers[index])
+
+
+def _placed(rank: int | None, ranks: int | None) -> tuple[int, int]:
+    here, all_here = rank_and_ranks()
+    return here if rank is None else rank, all_here if ranks is None else ranks
 
 
 def _check_classes(by_class: list[Tensor]) -> None:

@@ -15,7 +15,7 @@ from siamcuda.train.augment import Augmentation, ImageViews
 from siamcuda.train.config import TrainConfig
 from siamcuda.train.data import ImageArray, load_mnist, load_mnist_5k
 from siamcuda.train.encoders import EncoderConfig, EncoderSpec, InputSpec
-from siamcuda.train.recipes._options import RunOptions
+from siamcuda.train.runs import RunOptions
 
 __all__ = ["STORED_FAR", "DigitOptions", "draw_errors", "split_digits"]
 

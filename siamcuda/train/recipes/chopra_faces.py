@@ -14,6 +14,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +29,13 @@ from siamcuda.train.data import ImageArray, load_att_faces, load_faces
 from siamcuda.train.encoders import FACES, INPUT_SIZE, EncoderConfig, EncoderSpec
 from siamcuda.train.errors import InputError
 from siamcuda.train.objectives import HardPairs
+from siamcuda.train.placement import rank_and_ranks
 from siamcuda.train.protocols import ENROLLED, Trials, enrolled_trials, pair_trials
 from siamcuda.train.recipes import Recipe
-from siamcuda.train.recipes._options import RunOptions
-from siamcuda.train.runs import RunFolder, using_threads
+from siamcuda.train.runs import RunFolder, RunOptions
 from siamcuda.train.samplers import PKSampler
 from siamcuda.train.siamese import Siamese
 from siamcuda.train.storage import (
-    load_json,
     load_tensors,
     open_folder,
     save_json,
@@ -116,18 +116,17 @@ def run(options: ChopraFaces) -> dict[str, Any]:
     open_folder(options.out)
     if options.fresh:
         _folder(options.out).forget()  # of several splits it holds the means
-    for split, config in zip(splits, configs, strict=True):
+    for split, config in zip(splits, configs, strict=True):  # an error comes before any work
         _folder(split.folder).claim(config, options.fresh)
+    kept = replace(options, fresh=False)
 
     results = []
-    with using_threads(options.threads):
-        for number, split in enumerate(splits, 1):
-            if _folder(split.folder).finished is None:
-                title = f"split {number}/{len(splits)}" if len(splits) > 1 else "training"
-                _run_split(options, split, faces, title)
-            results.append(load_json(split.folder / "metrics.json"))
-            if len(splits) > 1:
-                print(_line(number, split, results[-1]), flush=True)
+    for number, (split, config) in enumerate(zip(splits, configs, strict=True), 1):
+        title = f"split {number}/{len(splits)}" if len(splits) > 1 else "training"
+        made = partial(_run_split, options, split, faces, title)
+        results.append(_folder(split.folder).complete(kept, config, made))
+        if len(splits) > 1 and rank_and_ranks()[0] == 0:
+            print(_line(number, split, results[-1]), flush=True)
     if len(splits) == 1:
         return results[0]
     return _summarise(options.out, splits, results)
@@ -219,7 +218,7 @@ def _folder(path: Path) -> RunFolder:
     return RunFolder(path, ("trials.safetensors", "histogram.png", "roc.png"))
 
 
-def _run_split(options: ChopraFaces, split: Split, faces: ImageArray, title: str) -> None:
+def _run_split(options: ChopraFaces, split: Split, faces: ImageArray, title: str) -> dict[str, Any]:
     config = replace(options.train, seed=split.seed)
     known = faces.of(split.people_train)
     folder = _folder(split.folder)
@@ -265,7 +264,7 @@ def _run_split(options: ChopraFaces, split: Split, faces: ImageArray, title: str
     _draw(folder.path, trials, {name: [report] for name, report in reports.items()})
     spent = trained_for["seconds_training"] + time.perf_counter() - started
     metrics["seconds"] = round(spent, 1)
-    folder.finish(metrics)
+    return metrics
 
 
 def _loss(objective: HardPairs) -> str:

@@ -64,10 +64,7 @@ def run(options: Mnist012) -> dict[str, Any]:
     }
     folder = RunFolder(options.out, ("head.safetensors", "errors.png"))
     config = options.digits(known, unseen, references=options.references, **own)
-    return folder.complete(
-        config, options.fresh, options.threads,
-        lambda: _made(options, folder, own, known, unseen),
-    )  # fmt: skip
+    return folder.complete(options, config, lambda: _made(options, folder, own, known, unseen))
 
 
 def _made(

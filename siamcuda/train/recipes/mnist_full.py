@@ -59,10 +59,7 @@ def run(options: MnistFull) -> dict[str, Any]:
     }
     folder = RunFolder(options.out, ("histogram.png", "errors.png"))
     config = options.digits(known, unseen, **own)
-    return folder.complete(
-        config, options.fresh, options.threads,
-        lambda: _made(options, folder, own, known, unseen),
-    )  # fmt: skip
+    return folder.complete(options, config, lambda: _made(options, folder, own, known, unseen))
 
 
 def _made(

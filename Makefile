@@ -14,7 +14,7 @@ export SIAMCUDA_CUDA ?= auto
 # Ninja and CMake come from PyPI too: nothing but Python, make and a C++ compiler is asked for.
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: help build test lint format bench demo demo-full recipes check gpu-check clean
+.PHONY: help build test lint format bench demo demo-full recipes instructions check gpu-check clean
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
@@ -57,6 +57,10 @@ format: $(VENV)/tools.stamp ## rewrite sources in the house style
 
 bench: build $(VENV)/tools.stamp ## measure against the peers and print a table
 	$(BIN)/python -m bench $(ARGS)
+
+# 2: nothing to compare with, and it has said why.
+instructions: build $(VENV)/tools.stamp ## count instructions by valgrind, compare with those on record
+	$(BIN)/python -m bench.instructions $(ARGS) || test $$? -eq 2
 
 demo: build $(VENV)/tools.stamp ## train on real faces, verify people it never saw
 	$(BIN)/siamcuda train chopra-faces --out runs/demo $(ARGS)

@@ -2,8 +2,9 @@
 
 Times are noisy on a shared machine; the number of instructions is the same in every run. Each case
 runs once under valgrind's callgrind, on one thread, with the instruction set avx2, the widest that
-valgrind knows (so int8 screening, which needs more, is left out). Counted is all that a call does, PyTorch's own steps too. bench/instructions.json
-holds the counts of one compiler; those of another are not compared.
+valgrind knows: int8 screening, which needs more, is left out. Counted is all that a call does,
+PyTorch's own steps too. bench/instructions.json holds the counts of one compiler; those of another
+are not compared.
 
     python -m bench.instructions            compare; exit status 1 where a case takes over 3 % more
     python -m bench.instructions --record   put what is counted on record

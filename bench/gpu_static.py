@@ -48,8 +48,8 @@ one, run by the emulator, which counts what the kernels ask of global memory in 
 bytes (with caches a GPU fetches fewer), the fewest sectors that could hold those bytes, and the \
 ways of the worst bank conflict. Operations a byte and bounds are of {bound:,} rows: the \
 operations of the formula at the peak of the unit that does them, or one pass over inputs and \
-outputs at the peak of memory, whichever is longer, of data sheets. Nothing runs faster than its bound; how much slower \
-it runs, only a GPU can say ([hardware.md](../hardware.md)).
+outputs at the peak of memory, whichever is longer, of data sheets. Nothing runs faster than \
+its bound; how much slower it runs, only a GPU can say ([hardware.md](../hardware.md)).
 
 {operators}
 

@@ -344,13 +344,19 @@ void product_tensor_kernel(const ProductArgs args, const ProductLaunch launch,
           product.add_terms(k, stage_weights, stage_values, thread);
         }
         if (place.dim == 0) {
-          float sum = 0;
+          const int at = thread % kProductRows * Weights::kRowStep +
+                         thread / kProductRows * kSumTerms * Weights::kTermStep;
+          float sum = 0, four[kSumTerms];
+          if constexpr (!kTransposed) {  // one by one, rows 20 words apart would meet in 8 banks
+            static_assert(kSumTerms == 4, "one access");
+            load_shared_four(stage_weights, at, four);
+          }
           SIAM_UNROLL
           for (int k = 0; k < kSumTerms; ++k) {
-            const int term = thread / kProductRows * kSumTerms + k;
-            sum =
-                sum + load_shared<float>(stage_weights, thread % kProductRows * Weights::kRowStep +
-                                                            term * Weights::kTermStep);
+            if constexpr (kTransposed) {
+              four[k] = load_shared<float>(stage_weights, at + k * Weights::kTermStep);
+            }
+            sum = sum + four[k];
           }
           weight_sum += sum;
         }

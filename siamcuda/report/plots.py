@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from siamcuda.verification import VerificationReport
 
-__all__ = ["distance_histogram", "image_pairs", "roc", "training_curve"]
+__all__ = ["by_epoch", "distance_histogram", "image_pairs", "roc", "training_curve"]
 
 _GENUINE, _IMPOSTOR, _NEUTRAL = "#1b7f5c", "#c8553d", "#44546a"
 _PROTOCOLS = ("#2f5d9b", "#d08a1d", "#7a4b94")
@@ -63,6 +63,26 @@ def training_curve(
     return _png(figure)
 
 
+def by_epoch(panels: Mapping[str, Mapping[str, Sequence[float]]], title: str) -> bytes:
+    """Draw several trainings side by side, one panel a figure.
+
+    Args:
+        panels: figure -> {training: its value after each epoch, NaN where there is none}; a
+            training has one colour in all of them.
+        title: heading of the figure.
+    """
+    figure, axes = _axes(len(panels), title)
+    for one, (what, lines) in zip(axes, panels.items(), strict=True):
+        for colour, (name, values) in zip(_PROTOCOLS, lines.items(), strict=False):
+            marker = "o" if len(values) == 1 else None
+            one.plot(np.arange(1, len(values) + 1), values, color=colour, marker=marker,
+                     linewidth=1.2, label=name)  # fmt: skip
+        one.set(xlabel="epoch", ylabel=what, ylim=(0, None))
+        one.xaxis.set_major_locator(MaxNLocator(integer=True))
+        one.legend(frameon=False)
+    return _png(figure)
+
+
 def distance_histogram(
     trials: Mapping[str, tuple[NDArray[np.floating], NDArray[np.floating]]],
     thresholds: Mapping[str, Mapping[float, float]],
@@ -80,7 +100,8 @@ def distance_histogram(
         finite = np.concatenate([genuine, impostor])
         finite = finite[np.isfinite(finite)]
         count = int(np.clip(3 * np.sqrt(len(genuine)), 15, 40))
-        bins = np.linspace(0, max(float(finite.max(initial=0)) * 1.02, 1e-6), count + 1)
+        least = min(float(finite.min(initial=0)), 0.0)  # scores may be negative
+        bins = np.linspace(least, max(float(finite.max(initial=0)) * 1.02, 1e-6), count + 1)
         for values, colour, name in (
             (impostor, _IMPOSTOR, "impostor"),
             (genuine, _GENUINE, "genuine"),
@@ -107,7 +128,7 @@ def distance_histogram(
 
 def image_pairs(
     left: Sequence[NDArray[np.uint8]], right: Sequence[NDArray[np.uint8]],
-    captions: Sequence[str], title: str, most: int = 60,
+    captions: Sequence[str], title: str, most: int = 60, negative: bool = True,
 ) -> bytes:  # fmt: skip
     """Draw images side by side, pair by pair, each pair with its caption.
 
@@ -117,8 +138,10 @@ def image_pairs(
         captions: as many, a few words each.
         title: heading of the figure.
         most: pairs to draw; the first ones.
+        negative: draw high values dark: strokes of MNIST, not photographs.
     """
     count = min(len(captions), most)
+    shades = "gray_r" if negative else "gray"
     columns = min(10, max(count, 1))
     lines = -(-max(count, 1) // columns)
     figure = Figure(figsize=(1.25 * columns + 0.2, 0.95 * lines + 0.5), layout="constrained")
@@ -127,7 +150,7 @@ def image_pairs(
         axes.set_axis_off()
         if index < count:
             both = np.concatenate([left[index], right[index]], axis=1)
-            axes.imshow(both, cmap="gray_r", vmin=0, vmax=255, interpolation="nearest")
+            axes.imshow(both, cmap=shades, vmin=0, vmax=255, interpolation="nearest")
             axes.set_title(captions[index], fontsize=7, pad=2)
     return _png(figure)
 

@@ -9,14 +9,16 @@ import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from siamcuda import reference
 from siamcuda.verification import VerificationReport
 
-__all__ = ["by_epoch", "distance_histogram", "image_pairs", "roc", "training_curve"]
+__all__ = ["by_epoch", "distance_histogram", "image_pairs", "loss_surface", "roc", "training_curve"]
 
 _GENUINE, _IMPOSTOR, _NEUTRAL = "#1b7f5c", "#c8553d", "#44546a"
 _PROTOCOLS = ("#2f5d9b", "#d08a1d", "#7a4b94")
@@ -191,6 +193,54 @@ def roc(
     axes.minorticks_off()
     axes.grid(alpha=0.25)
     axes.legend(loc="lower right", framealpha=0.9, edgecolor="none")
+    return _png(figure)
+
+
+def loss_surface(q: float, margin: float | None = None) -> bytes:
+    """Draw the loss of one genuine and one impostor pair, H(E_genuine, E_impostor), as in Chopra.
+
+    Chopra, Hadsell and LeCun (2005) want E_genuine + m < E_impostor for some margin m > 0, and show
+    that the loss falls into the half plane where it holds: H is convex, and on the line
+    E_genuine + m = E_impostor its negative gradient points to that side.
+
+    Args:
+        q: Q of the loss, and the end of both axes.
+        margin: m of the line that is drawn; by default Q/10.
+    """
+    margin = q / 10 if margin is None else margin
+    energies = np.linspace(0, q, 121)
+    ends = torch.from_numpy(energies)[:, None], torch.zeros(len(energies), 1, dtype=torch.float64)
+    genuine, impostor = (
+        reference.chopra_loss(*ends, torch.full((len(energies),), y), q=q, reduction="none").numpy()
+        for y in (0, 1)
+    )
+    x, y = np.meshgrid(energies, energies)  # x: genuine, y: impostor
+    total = genuine[None, :] + impostor[:, None]
+    figure = Figure(figsize=(9.6, 4.4), layout="constrained")
+    figure.suptitle(f"Chopra loss of a genuine and an impostor pair, Q = {q:g}", fontsize=11)
+    labels = {"xlabel": "energy of the genuine pair", "ylabel": "energy of the impostor pair"}
+
+    solid = figure.add_subplot(1, 2, 1, projection="3d")
+    solid.plot_surface(x, y, total, cmap="viridis", rcount=40, ccount=40, linewidth=0)
+    on = energies[energies + margin <= q]
+    solid.plot(on, on + margin, np.interp(on, energies, genuine)
+               + np.interp(on + margin, energies, impostor), color=_IMPOSTOR, zorder=9)  # fmt: skip
+    solid.set(**labels)  # the colours' own axis says what its height is
+    solid.view_init(elev=28, azim=-130)
+
+    flat = figure.add_subplot(1, 2, 2)
+    shades = flat.contourf(x, y, total, levels=16, cmap="viridis")
+    figure.colorbar(shades, ax=flat, label="loss")
+    flat.fill_between(on, on + margin, q, facecolor="none", edgecolor="white", hatch="//",
+                      linewidth=0, alpha=0.45)  # fmt: skip
+    flat.plot(on, on + margin, color=_IMPOSTOR, linewidth=1.8)
+    at = np.linspace(0.1, 0.9, 5) * (q - margin)
+    down = (-np.interp(at, energies, np.gradient(genuine, energies)),
+            -np.interp(at + margin, energies, np.gradient(impostor, energies)))  # fmt: skip
+    flat.quiver(at, at + margin, *down, color="white", angles="xy", scale=22, width=0.009, zorder=4)
+    flat.annotate("genuine + m < impostor", (0.04 * q, 0.93 * q), color="white", fontsize=9,
+                  bbox={"facecolor": _NEUTRAL, "edgecolor": "none", "alpha": 0.85})  # fmt: skip
+    flat.set(**labels, xlim=(0, q), ylim=(0, q), aspect="equal")
     return _png(figure)
 
 

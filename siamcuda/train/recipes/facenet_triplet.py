@@ -78,7 +78,9 @@ def run(options: FaceNetTriplet) -> dict[str, Any]:
 def _both(
     options: FaceNetTriplet, folder: RunFolder, config: dict[str, Any], people: People
 ) -> dict[str, Any]:
-    results = {mining: _one(options, config, people, mining) for mining in MININGS}
+    results: dict[str, dict[str, Any]] = {
+        mining: _one(options, config, people, mining) for mining in MININGS
+    }
     drawn = {}
     for mining, called in MININGS.items():
         trained = Siamese.load(options.out / mining)

@@ -62,7 +62,10 @@ def main() -> int:
 
 
 def keep(name: str, recipe: Any, fresh: bool) -> None:
-    """Run a recipe as it is, and copy what it found."""
+    """Run a recipe as it is, and copy what it found; not one whose data only its user has."""
+    if recipe.given:
+        print("no data here: it runs on data that is given", flush=True)
+        return
     options = dataclasses.replace(recipe.options(), fresh=fresh)
     metrics = recipe.run(options)
     print(recipe.table(metrics), flush=True)
@@ -92,7 +95,7 @@ def page() -> str:
         recipe, path = recipes.load(name), KEPT / name / "record.json"
         what, *told = description(name)
         parts = [f"## {name}", what, *told, f"```\n$ siamcuda train {name}"]
-        figure, seconds = "not run", ""
+        figure, seconds = "no data here" if recipe.given else "not run", ""
         if path.is_file():
             record = json.loads(path.read_text())
             metrics = record["metrics"]

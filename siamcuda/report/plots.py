@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -120,11 +121,14 @@ def distance_histogram(
             axes.axvline(threshold, color=_NEUTRAL, linewidth=1, linestyle="--")
             # The first label stands left of its line, the others right: clear of the lines.
             side, gap = ("right", -2) if threshold == lines[0][0] else ("left", 2)
-            axes.annotate(f"FAR {100 * far:g} %", (threshold, top * 0.985), (gap, 0),
+            axes.annotate(f"FAR {100 * far:.3g} %", (threshold, top * 0.985), (gap, 0),
                           textcoords="offset points", rotation=90, fontsize=7, color=_NEUTRAL,
                           ha=side, va="top")  # fmt: skip
         axes.set(xlabel="distance", ylabel="share of the trials, %", title=protocol)
-        axes.legend(frameon=False, loc="upper left", fontsize=8)
+        # On the side without thresholds.
+        right = bool(lines) and np.mean([t for t, _ in lines]) < np.mean(axes.get_xlim())
+        place: Literal["upper right", "upper left"] = "upper right" if right else "upper left"
+        axes.legend(frameon=False, loc=place, fontsize=8)
     return _png(figure)
 
 
@@ -132,7 +136,7 @@ def image_pairs(
     left: Sequence[NDArray[np.uint8]], right: Sequence[NDArray[np.uint8]],
     captions: Sequence[str], title: str, most: int = 60, negative: bool = True,
 ) -> bytes:  # fmt: skip
-    """Draw images side by side, pair by pair, each pair with its caption.
+    """Draw images pair by pair, side by side or wide ones one above the other, with captions.
 
     Args:
         left: images (H, W), grey, or (H, W, 3).
@@ -146,12 +150,16 @@ def image_pairs(
     shades = "gray_r" if negative else "gray"
     columns = min(10, max(count, 1))
     lines = -(-max(count, 1) // columns)
-    figure = Figure(figsize=(1.25 * columns + 0.2, 0.95 * lines + 0.5), layout="constrained")
+    height, width = left[0].shape[:2] if count else (1, 1)
+    axis = int(height > width / 1.3)  # of a tall image's pair: side by side
+    shape = (2 - axis) * height / ((1 + axis) * width)  # of a pair: its height by its width
+    size = (1.25 * columns + 0.2, (1.25 * shape + 0.32) * lines + 0.5)
+    figure = Figure(figsize=size, layout="constrained")
     figure.suptitle(title, fontsize=10)
     for index, axes in enumerate(figure.subplots(lines, columns, squeeze=False).flat):
         axes.set_axis_off()
         if index < count:
-            both = np.concatenate([left[index], right[index]], axis=1)
+            both = np.concatenate([left[index], right[index]], axis=axis)
             axes.imshow(both, cmap=shades, vmin=0, vmax=255, interpolation="nearest")
             axes.set_title(captions[index], fontsize=7, pad=2)
     return _png(figure)

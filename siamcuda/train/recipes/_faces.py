@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,6 +51,7 @@ class FaceOptions(RunOptions):
     fold: int = 0  # which of the others: 0 the last ones, 1 those before them, ...
     validate: bool = False  # never look at the test people: the figures are of the validation ones
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    mirror: bool = True  # compare by the mean embedding of a picture and its mirror image
     people_per_batch: int = 25
     pictures_per_person: int = 4
     augment: Augmentation = field(default_factory=Augmentation)
@@ -71,10 +72,15 @@ class FaceOptions(RunOptions):
         """What the encoder is and takes."""
         return EncoderSpec(self.encoder, FACES)
 
+    def system(self, encoder: nn.Module) -> Siamese:
+        """The encoder as it is tested, without a threshold."""
+        return Siamese(self.spec, encoder, DISTANCE, mirror=self.mirror)
+
     def faces(self, people: People, **others: Any) -> dict[str, Any]:
         """All that decides the figures: what a run folder is claimed with."""
         return self.config(
             encoder=self.encoder.as_json(),
+            mirror=self.mirror,
             people_per_batch=self.people_per_batch,
             pictures_per_person=self.pictures_per_person,
             augment=asdict(self.augment),
@@ -126,7 +132,7 @@ def make_system(
 
     def validate(model: nn.Module) -> Mapping[str, float]:
         device = next(model.parameters()).device
-        embeddings = Siamese(options.spec, model, DISTANCE).embed(kept, device=device)
+        embeddings = options.system(model).embed(kept, device=device)
         if figures is not None:
             return figures(embeddings, kept.labels)
         return {
@@ -149,7 +155,7 @@ def make_system(
 def stored_with(options: FaceOptions, encoder: nn.Module, people: People) -> Siamese:
     """The trained system, its threshold and calibrator those of the validation people."""
     height, width = people.kept.images.shape[-2:]
-    trained = Siamese(options.spec, encoder, DISTANCE, stored=(height, width))
+    trained = replace(options.system(encoder.cpu()), stored=(height, width))
     return trained.calibrated(compare_all(trained, people.kept)[0], FAR)
 
 

@@ -99,7 +99,7 @@ def _made(
     by_head = every_pair(embeddings, unseen.labels, lambda x1, x2: score(head, x1, x2))
     reports = {"distance": report, "head": verification.from_distances(*by_head)}
     trained.save(folder.path)
-    save_tensors(folder.path / "head.safetensors", head.state_dict())
+    save_tensors(folder.path / "head.safetensors", head.cpu().state_dict())
     drawn = {
         WAYS["distance"]: (report, by_distance),
         WAYS["head"]: (reports["head"], by_head),
@@ -131,7 +131,8 @@ def make_head(features: int) -> DifferenceClassifier:
 @torch.inference_mode()
 def score(head: nn.Module, x1: Tensor, x2: Tensor) -> Tensor:
     """How much the head takes pairs for two people: (M, D), (M, D) -> (M,), logit(1) - logit(0)."""
-    logits: Tensor = head(x1, x2)
+    device = next(head.parameters()).device
+    logits: Tensor = head(x1.to(device), x2.to(device)).cpu()
     return logits[:, 1] - logits[:, 0]
 
 

@@ -135,6 +135,7 @@ def distance_histogram(
 def image_pairs(
     left: Sequence[NDArray[np.uint8]], right: Sequence[NDArray[np.uint8]],
     captions: Sequence[str], title: str, most: int = 60, negative: bool = True,
+    columns: int = 10,
 ) -> bytes:  # fmt: skip
     """Draw images pair by pair, side by side or wide ones one above the other, with captions.
 
@@ -145,10 +146,11 @@ def image_pairs(
         title: heading of the figure.
         most: pairs to draw; the first ones.
         negative: draw high values dark: strokes of MNIST, not photographs.
+        columns: pairs in a line.
     """
     count = min(len(captions), most)
     shades = "gray_r" if negative else "gray"
-    columns = min(10, max(count, 1))
+    columns = min(columns, max(count, 1))
     lines = -(-max(count, 1) // columns)
     height, width = left[0].shape[:2] if count else (1, 1)
     axis = int(height > width / 1.3)  # of a tall image's pair: side by side

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from siamcuda import squared_l2, verification
 from siamcuda._files import write_atomically
 from siamcuda.report import plots
-from siamcuda.train.augment import Augmentation, ImageViews
+from siamcuda.train.augment import Augmentation, ImageViews, resize
 from siamcuda.train.config import TrainConfig, check_least
 from siamcuda.train.data import ImageArray, load_att_faces, load_faces
 from siamcuda.train.encoders import FACES, INPUT_SIZE, EncoderConfig, EncoderSpec
@@ -36,8 +36,8 @@ DISTANCE: Distance = "sqeuclidean"
 FAR = 0.01
 #: Samples of the interval of the EER, drawn over people.
 SAMPLES = 1000
-#: Pairs of a kind that errors.png shows.
-HARDEST = 10
+#: Pairs of a kind that errors.png shows, in one line.
+HARDEST = 8
 
 
 @dataclass(frozen=True)
@@ -249,15 +249,15 @@ def draw(
     thresholds = {name: {FAR: report.threshold(FAR)} for name, (report, _) in ways.items()}
     histogram = plots.distance_histogram(arrays, thresholds, f"Distances, {what}")
     write_atomically(folder / "histogram.png", histogram)
+    seen = (255 * resize(faces.images, INPUT_SIZE)[:, 0]).round().to(torch.uint8).numpy()
     left, right, captions = [], [], []
     for hardest in (errors.hardest_genuine, errors.hardest_impostor):
         assert hardest is not None
         for (i, j), distance in zip(hardest.pairs.tolist(), hardest.distance.tolist(), strict=True):
             names = [faces.names[int(faces.labels[row])] for row in (i, j)]
-            left.append(faces.images[i].numpy())
-            right.append(faces.images[j].numpy())
+            left.append(seen[i])
+            right.append(seen[j])
             captions.append(f"{' '.join(dict.fromkeys(names))}: {distance:.2f}")
     title = "The same person farthest apart, then two people closest together: squared distances"
-    write_atomically(
-        folder / "errors.png", plots.image_pairs(left, right, captions, title, negative=False)
-    )
+    picture = plots.image_pairs(left, right, captions, title, negative=False, columns=HARDEST)
+    write_atomically(folder / "errors.png", picture)

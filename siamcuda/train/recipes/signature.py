@@ -56,8 +56,8 @@ __all__ = ["RECIPE", "Signature", "SignatureSampler", "Trials", "compare_all", "
 INK = InputSpec(1, 64, 128)
 #: Kinds of impostors, as metrics.json calls them and as people do.
 KINDS = {"skilled": "skilled forgeries", "random": "other writers' signatures"}
-#: Pairs of a kind that errors.png shows.
-HARDEST = 10
+#: Pairs of a kind that errors.png shows, in one line.
+HARDEST = 8
 
 _NO_DATA = (
     "data: signatures are to be given, since no package carries any: for example CEDAR's "
@@ -354,9 +354,8 @@ def _draw(
     left, right = (list(part.images.load(side)[:, 0].numpy()) for side in rows.T)
     captions = [f"{name}: {d:.2f}" for name, d in zip(names, distances, strict=True)]
     title = f"Genuine pairs farthest apart, then the closest {KINDS[kind]}: distances"
-    write_atomically(
-        folder / "errors.png", plots.image_pairs(left, right, captions, title, negative=False)
-    )
+    picture = plots.image_pairs(left, right, captions, title, negative=False, columns=HARDEST)
+    write_atomically(folder / "errors.png", picture)
 
 
 def table(metrics: dict[str, Any]) -> str:

@@ -117,13 +117,14 @@ def _made(
 def make_head(features: int) -> DifferenceClassifier:
     """A head that begins as what it is to better: every difference counts alike, the L1 distance.
 
-    With weights drawn at random some differences begin by speaking for the same person.
+    It begins as (Σ|f1 - f2|) / √D, of the size of the L2 distance. With weights drawn at random
+    some differences would begin by speaking for the same person.
     """
     head = DifferenceClassifier(features)
     [linear] = head.layers
     assert isinstance(linear, nn.Linear)
     with torch.no_grad():
-        linear.weight.copy_(torch.tensor([[-0.5], [0.5]]).expand(2, features))
+        linear.weight.copy_(torch.tensor([[-0.5], [0.5]]) / features**0.5)
         linear.bias.zero_()
     return head
 

@@ -14,7 +14,7 @@ _WIDTH, _HEIGHT = 220, 110
 
 
 def draw_signatures(
-    folder: Path, writers: int = 12, each: int = 8, seed: int = 0, forged: bool = True
+    folder: Path, writers: int, each: int = 8, seed: int = 0, forged: bool = True
 ) -> None:
     """Write ``writer-N/genuine/M.png`` and ``writer-N/forged/M.png``, ``each`` of both.
 

@@ -56,6 +56,8 @@ __all__ = ["RECIPE", "Signature", "SignatureSampler", "Trials", "compare_all", "
 INK = InputSpec(1, 64, 128)
 #: Kinds of impostors, as metrics.json calls them and as people do.
 KINDS = {"skilled": "skilled forgeries", "random": "other writers' signatures"}
+#: Pretend writers to learn from.
+LEARNED = 10
 #: Pairs of a kind that errors.png shows, in one line.
 HARDEST = 8
 
@@ -200,7 +202,7 @@ def run(options: Signature) -> dict[str, Any]:
     if options.data is not None:
         return _run(options, options.data)
     with tempfile.TemporaryDirectory() as folder:
-        draw_signatures(Path(folder))
+        draw_signatures(Path(folder), options.test_writers + options.validation_writers + LEARNED)
         return _run(options, Path(folder))
 
 
@@ -403,7 +405,7 @@ RECIPE = Recipe(
         "training.png": "Loss, distances and the error of the validation writers by epoch",
     },
     quick=Signature(
-        drawn=True, test_writers=3, validation_writers=3, pairs_per_batch=16,
+        drawn=True, test_writers=2, validation_writers=2, pairs_per_batch=16,
         train=TrainConfig(epochs=2, device="cpu"),
     ),
     given=True,

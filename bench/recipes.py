@@ -94,7 +94,8 @@ def page() -> str:
     for name, summary in recipes.summaries().items():
         recipe, path = recipes.load(name), KEPT / name / "record.json"
         what, *told = description(name)
-        parts = [f"## {name}", what, *told, f"```\n$ siamcuda train {name}"]
+        data = " --data FOLDER" if recipe.given else ""
+        parts = [f"## {name}", what, *told, f"```\n$ siamcuda train {name}{data}"]
         figure, seconds = "no data here" if recipe.given else "not run", ""
         if path.is_file():
             record = json.loads(path.read_text())
@@ -107,7 +108,8 @@ def page() -> str:
                       recipe.pictures.items()]  # fmt: skip
         else:
             parts[-1] += "\n```"
-        rows.append(f"| [{name}](#{name}) | {summary} | {recipe.data} | {figure} | {seconds} |")
+        cell = summary.replace("|", "\\|")  # |f1 - f2| is not three cells
+        rows.append(f"| [{name}](#{name}) | {cell} | {recipe.data} | {figure} | {seconds} |")
         sections.append("\n\n".join(parts))
     head = """# Recipes
 

@@ -3,8 +3,8 @@
 Y. Taigman, M. Yang, M. Ranzato, L. Wolf, *DeepFace: Closing the Gap to Human-Level Performance in
 Face Verification* (CVPR 2014), compare two encodings by their distance and by a Siamese network:
 one encoder for both faces, the absolute differences of its features, one linear layer, a logistic
-output. Here the encoder (128 numbers of length 1) learns by the contrastive loss of squared
-L2 distances, and the head by the cross entropy of the same pairs.
+output. Here the encoder (128 numbers of length 1) learns by the contrastive loss, and the
+head by the cross entropy of the same pairs.
 
 Counted over every two pictures of the last 10 of the 40 people of the AT&T faces, whom neither
 weights nor settings nor thresholds have met: 450 genuine and 4,500 impostor pairs. That is few: one

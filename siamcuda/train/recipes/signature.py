@@ -14,10 +14,11 @@ say which epoch's weights stay and give the threshold (that of their EER against
 whose false accepts and rejects are counted among the tested. Fingers without forgeries have the
 random pairs alone.
 
-Unlike SigNet: a smaller convnet at 64 x 128 pixels instead of 155 x 220; more writers tested than
-its 5 of CEDAR; thresholds from other writers instead of the best one for those that are tested.
-Bromley's network saw the pen move and had a pen tablet to see it by; this one sees the ink. The
-settings were tried on drawn curves alone, so ``--validate`` should choose them anew for real ones.
+Unlike SigNet: a smaller convnet at 64 x 128 pixels instead of 155 x 220, and rates at a threshold
+of other writers beside those at the best one. Bromley's network followed the pen on a tablet; this
+one sees the ink. The settings were tried on curves that a program draws (``--drawn``) and nothing
+else: choose them anew for real signatures, with ``--validate``, which leaves the tested writers
+alone.
 """
 
 from __future__ import annotations

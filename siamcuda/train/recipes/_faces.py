@@ -51,7 +51,6 @@ class FaceOptions(RunOptions):
     fold: int = 0  # which of the others: 0 the last ones, 1 those before them, ...
     validate: bool = False  # never look at the test people: the figures are of the validation ones
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
-    mirror: bool = True  # compare by the mean embedding of a picture and its mirror image
     people_per_batch: int = 25
     pictures_per_person: int = 4
     augment: Augmentation = field(default_factory=Augmentation)
@@ -74,13 +73,12 @@ class FaceOptions(RunOptions):
 
     def system(self, encoder: nn.Module) -> Siamese:
         """The encoder as it is tested, without a threshold."""
-        return Siamese(self.spec, encoder, DISTANCE, mirror=self.mirror)
+        return Siamese(self.spec, encoder, DISTANCE)
 
     def faces(self, people: People, **others: Any) -> dict[str, Any]:
         """All that decides the figures: what a run folder is claimed with."""
         return self.config(
             encoder=self.encoder.as_json(),
-            mirror=self.mirror,
             people_per_batch=self.people_per_batch,
             pictures_per_person=self.pictures_per_person,
             augment=asdict(self.augment),

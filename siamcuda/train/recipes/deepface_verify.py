@@ -50,7 +50,7 @@ class DeepFaceVerify(FaceOptions):
     """Verify faces by the distance of two encodings, and by a head on their difference."""
 
     out: Path = Path("runs/deepface-verify")  # run folder; an interrupted run there goes on
-    objective: HardPairs = field(default_factory=lambda: HardPairs(loss="contrastive"))
+    objective: HardPairs = field(default_factory=lambda: HardPairs(loss="contrastive", margin=2.0))
     joint: bool = False  # the encoder learns by the head's loss too
 
     def check(self) -> None:

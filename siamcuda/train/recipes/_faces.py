@@ -55,7 +55,7 @@ class FaceOptions(RunOptions):
     pictures_per_person: int = 4
     augment: Augmentation = field(default_factory=Augmentation)
     train: TrainConfig = field(
-        default_factory=lambda: TrainConfig(epochs=100, patience=40, device="cpu")
+        default_factory=lambda: TrainConfig(epochs=60, patience=30, device="cpu")
     )
 
     def check(self) -> None:

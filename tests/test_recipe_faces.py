@@ -142,6 +142,10 @@ def test_facenet_keeps_both_ways_to_mine(faces: Path, tmp_path: Path) -> None:
     ]
     assert weights[0] != weights[1]
     assert facenet_triplet.run(options) == metrics
+    wider = replace(options, margin=0.4, train=replace(options.train, epochs=1), fresh=True)
+    assert facenet_triplet.run(wider)["epochs"] == 2
+    for part in (options.out, options.out / "all", options.out / "semihard"):
+        assert json.loads((part / "config.json").read_text())["margin"] == 0.4
 
 
 def test_facenet_goes_on_with_the_part_that_was_interrupted(

@@ -274,7 +274,7 @@ def _made(
     title = f"Pairs of {len(known.files):,} signatures of {len(known.files.writers)} writers"
     trained_for = folder.fit(system, options.train, config, title)
     started = time.perf_counter()
-    trained = Siamese(options.spec, system.model)
+    trained = Siamese(options.spec, system.model.cpu())
     chosen = compare_all(trained, kept)
     before = chosen.report(chosen.hardest)
     threshold = before.eer_threshold

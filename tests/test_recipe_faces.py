@@ -24,6 +24,7 @@ from siamcuda.report import plots
 from siamcuda.train import recipes, trainer
 from siamcuda.train.augment import Augmentation
 from siamcuda.train.config import TrainConfig
+from siamcuda.train.data import ImageArray
 from siamcuda.train.encoders import DifferenceClassifier, EncoderConfig
 from siamcuda.train.errors import InputError
 from siamcuda.train.objectives import ComparedPairs, HardPairs
@@ -86,6 +87,8 @@ def test_deepface_compares_in_two_ways(faces: Path, tmp_path: Path) -> None:
     assert (metrics["people_train"], metrics["people_validation"]) == (5, 2)
     check_way(metrics["distance"])
     check_way(metrics["head"])
+    assert (metrics["pixels"]["genuine"], metrics["pixels"]["impostor"]) == (30, 75)
+    assert "pixels, nothing learned" in deepface_verify.table(metrics)
     low, high = metrics["distance"]["eer_interval"]
     assert 0 <= low <= metrics["distance"]["eer"] + 0.02
     assert low <= high <= 1
@@ -217,6 +220,17 @@ def test_settings_that_cannot_work_leave_no_folder(
     with pytest.raises(InputError, match="data: each person needs 2 pictures or more, one has 1"):
         run(replace(options, data=lonely))
     assert not options.out.exists()
+
+
+def test_pixels_are_compared_whatever_the_light(faces: Path) -> None:
+    """A darker, flatter copy of a picture has the same standardised pixels."""
+    people = _faces.split_people(made(FaceNetTriplet, faces, Path()))
+    images = people.unseen.images[[0, 5, 10]]
+    both = ImageArray(
+        torch.cat([images, images // 2 + 40]), torch.arange(3).repeat(2), people.unseen.names
+    )
+    report = _faces.compare_pixels(both)
+    assert (report.eer, report.auc) == (0.0, 1.0)
 
 
 def test_a_head_begins_as_the_l1_distance() -> None:

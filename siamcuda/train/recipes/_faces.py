@@ -17,6 +17,7 @@ from siamcuda.train.augment import Augmentation, ImageViews, resize
 from siamcuda.train.config import TrainConfig, check_least
 from siamcuda.train.data import ImageArray, load_att_faces, load_faces
 from siamcuda.train.encoders import FACES, INPUT_SIZE, EncoderConfig, EncoderSpec
+from siamcuda.train.encoders.layers import standardise
 from siamcuda.train.errors import InputError
 from siamcuda.train.protocols import Trials, every_pair
 from siamcuda.train.recipes._options import RunOptions
@@ -26,8 +27,9 @@ from siamcuda.train.system import Objective, System
 from siamcuda.verification import VerificationReport
 
 __all__ = [
-    "DISTANCE", "FAR", "SAMPLES", "FaceOptions", "People", "at_stored", "compare_all", "draw",
-    "figures", "make_system", "split_people", "stored_with", "table", "told",
+    "DISTANCE", "FAR", "SAMPLES", "FaceOptions", "People", "at_stored", "compare_all",
+    "compare_pixels", "draw", "figures", "make_system", "split_people", "stored_with",
+    "table", "told",
 ]  # fmt: skip
 
 #: Of two embeddings, as DeepFace and FaceNet compare them.
@@ -168,6 +170,14 @@ def compare_all(
     return report, embeddings
 
 
+def compare_pixels(faces: ImageArray) -> VerificationReport:
+    """Compare the pictures themselves, as the encoder gets them: what learning has to better."""
+    pixels = standardise(resize(faces.images, INPUT_SIZE)).flatten(1)
+    return verification.evaluate(
+        pixels, faces.labels, FAR, metric=DISTANCE, bootstrap=SAMPLES, hardest=0
+    )
+
+
 def figures(report: VerificationReport) -> dict[str, Any]:
     """What metrics.json holds of a way to compare."""
     found: dict[str, Any] = {
@@ -204,13 +214,14 @@ def table(ways: Mapping[str, Mapping[str, Any]], metrics: Mapping[str, Any]) -> 
 
     Args:
         ways: what it is called -> what :func:`figures` gave.
-        metrics: of the run.
+        metrics: of the run; "pixels" are those of :func:`compare_pixels`.
     """
+    ways = {**ways, "pixels, nothing learned": metrics["pixels"]}
     width = max(map(len, ways)) + 2
     lines = [f"{'':<{width}}{'EER, %':>8}{'95 % interval':>16}{'AUC':>9}{'TAR, %, at FAR 1 %':>21}"]
     for name, way in ways.items():
         ends = way.get("eer_interval")
-        between = f"{100 * ends[0]:.1f} to {100 * ends[1]:.1f}" if ends else "not known"
+        between = f"{100 * ends[0]:.1f} to {100 * ends[1]:.1f}" if ends else "-"
         lines.append(
             f"{name:<{width}}{100 * way['eer']:>8.2f}{between:>16}{way['auc']:>9.4f}"
             f"{100 * way['tar_at_far'][str(FAR)]:>21.1f}"
@@ -233,13 +244,16 @@ def draw(
     faces: ImageArray,
     ways: Mapping[str, tuple[VerificationReport, Trials]],
     errors: VerificationReport,
+    pixels: VerificationReport,
 ) -> None:
     """Write roc.png, histogram.png and errors.png of the people ``faces``.
 
-    ``ways``: what it is called -> report and trials; ``errors``: whose hardest pairs are shown.
+    ``ways``: what it is called -> report and trials; ``errors``: whose hardest pairs are shown;
+    ``pixels``: what they are compared with in roc.png.
     """
     what = f"{len(faces.names)} people never seen in training"
     reports = {name: [report] for name, (report, _) in ways.items()}
+    reports["pixels, nothing learned"] = [pixels]
     write_atomically(folder / "roc.png", plots.roc(reports, {}, f"Verification, {what}"))
     arrays = {
         name: (both.genuine.numpy(), both.impostor.numpy()) for name, (_, both) in ways.items()

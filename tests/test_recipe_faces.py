@@ -100,7 +100,7 @@ def test_deepface_compares_in_two_ways(faces: Path, tmp_path: Path) -> None:
     trained = Siamese.load(options.out)
     assert (trained.distance, trained.far, trained.stored) == ("sqeuclidean", 0.01, (56, 46))
     tensors, _ = load_tensors(options.out / "head.safetensors")
-    head = deepface_verify.make_head(8)
+    head = deepface_verify.make_head(8, 2.0)
     begun = {name: tensor.clone() for name, tensor in head.state_dict().items()}
     head.load_state_dict(tensors)
     assert not torch.equal(head.layers[0].weight, begun["layers.0.weight"])  # it learned
@@ -121,7 +121,7 @@ def test_the_stored_threshold_is_that_of_the_validation_people(faces: Path, tmp_
     kept = every_pair(trained.embed(people.kept), people.kept.labels, squared_l2)
     assert (kept.impostor <= trained.threshold).double().mean() <= 0.01
     unseen = every_pair(trained.embed(people.unseen), people.unseen.labels, squared_l2)
-    assert metrics["at_stored_threshold"] == {
+    assert metrics["distance"]["at_validation_threshold"] == {
         "far": pytest.approx(float((unseen.impostor <= trained.threshold).double().mean())),
         "frr": pytest.approx(float((unseen.genuine > trained.threshold).double().mean())),
     }
@@ -235,8 +235,15 @@ def test_pixels_are_compared_whatever_the_light(faces: Path) -> None:
 
 def test_a_head_begins_as_the_l1_distance() -> None:
     x1, x2 = torch.randn(7, 5), torch.randn(7, 5)
-    found = deepface_verify.score(deepface_verify.make_head(5), x1, x2)
+    found = deepface_verify.score(deepface_verify.make_head(5, 0.0), x1, x2)
     torch.testing.assert_close(found, (x1 - x2).abs().sum(1) / math.sqrt(5))
+
+
+def test_a_head_begins_undecided_at_half_the_margin() -> None:
+    generator = torch.Generator().manual_seed(0)
+    apart = torch.nn.functional.normalize(torch.randn(2000, 128, generator=generator), dim=1)
+    found = deepface_verify.score(deepface_verify.make_head(128, 3.0), 1.5 * apart, 0 * apart)
+    assert float(found.mean()) == pytest.approx(0, abs=0.01)
 
 
 @pytest.mark.parametrize("joint", [False, True])

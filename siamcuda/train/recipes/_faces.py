@@ -27,7 +27,7 @@ from siamcuda.train.system import Objective, System
 from siamcuda.verification import VerificationReport
 
 __all__ = [
-    "DISTANCE", "FAR", "SAMPLES", "FaceOptions", "People", "at_stored", "compare_all",
+    "DISTANCE", "FAR", "SAMPLES", "FaceOptions", "People", "compare_all",
     "compare_pixels", "draw", "figures", "make_system", "split_people", "stored_with",
     "table", "told",
 ]  # fmt: skip
@@ -178,25 +178,20 @@ def compare_pixels(faces: ImageArray) -> VerificationReport:
     )
 
 
-def figures(report: VerificationReport) -> dict[str, Any]:
-    """What metrics.json holds of a way to compare."""
+def figures(report: VerificationReport, before: VerificationReport) -> dict[str, Any]:
+    """What metrics.json holds of a way to compare; ``before`` is of the validation people."""
+    far, frr = report.rates(before.threshold(FAR))
     found: dict[str, Any] = {
         "eer": report.eer,
         "auc": report.auc,
         "tar_at_far": {str(FAR): report.tar(FAR)},
+        "at_validation_threshold": {"far": far, "frr": frr},
         "genuine": report.genuine,
         "impostor": report.impostor,
     }
     if report.confidence is not None:
         found["eer_interval"] = list(report.confidence.eer)
     return found
-
-
-def at_stored(trained: Siamese, report: VerificationReport) -> dict[str, float]:
-    """What the stored threshold, that of other people, does to those of the report."""
-    assert trained.threshold is not None
-    far, frr = report.rates(trained.threshold)
-    return {"far": far, "frr": frr}
 
 
 def told(options: FaceOptions, people: People) -> dict[str, Any]:
@@ -218,14 +213,21 @@ def table(ways: Mapping[str, Mapping[str, Any]], metrics: Mapping[str, Any]) -> 
     """
     ways = {**ways, "pixels, nothing learned": metrics["pixels"]}
     width = max(map(len, ways)) + 2
-    lines = [f"{'':<{width}}{'EER, %':>8}{'95 % interval':>16}{'AUC':>9}{'TAR, %, at FAR 1 %':>21}"]
+    lines = [
+        f"{'':<{width}}{'EER, %':>8}{'95 % interval':>16}{'AUC':>9}{'TAR, %':>9}{'FAR*, %':>10}"
+        f"{'TAR*, %':>10}"
+    ]
     for name, way in ways.items():
-        ends = way.get("eer_interval")
+        ends, moved = way.get("eer_interval"), way["at_validation_threshold"]
         between = f"{100 * ends[0]:.1f} to {100 * ends[1]:.1f}" if ends else "-"
         lines.append(
             f"{name:<{width}}{100 * way['eer']:>8.2f}{between:>16}{way['auc']:>9.4f}"
-            f"{100 * way['tar_at_far'][str(FAR)]:>21.1f}"
+            f"{100 * way['tar_at_far'][str(FAR)]:>9.1f}{100 * moved['far']:>10.2f}"
+            f"{100 * (1 - moved['frr']):>10.1f}"
         )
+    lines.append(
+        f"TAR is at FAR {100 * FAR:g} %; * at the threshold that has this FAR on validation people"
+    )
     way = next(iter(ways.values()))
     who = "kept for validation" if metrics["validate"] else "never seen"
     lines += [

@@ -23,6 +23,7 @@ faces before a plain background instead of photographs from the web, so figures 
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -33,13 +34,16 @@ from torch import Tensor, nn
 
 from siamcuda import squared_l2, verification
 from siamcuda.train.config import TrainConfig
+from siamcuda.train.data import ImageArray
 from siamcuda.train.encoders import DifferenceClassifier
 from siamcuda.train.objectives import ComparedPairs, HardPairs
-from siamcuda.train.protocols import every_pair
+from siamcuda.train.protocols import Trials, every_pair
 from siamcuda.train.recipes import Recipe, _faces
 from siamcuda.train.recipes._faces import FaceOptions, People
 from siamcuda.train.runs import RunFolder
+from siamcuda.train.siamese import Siamese
 from siamcuda.train.storage import save_tensors
+from siamcuda.verification import VerificationReport
 
 __all__ = ["RECIPE", "DeepFaceVerify", "run", "score", "table"]
 
@@ -80,7 +84,7 @@ def run(options: DeepFaceVerify) -> dict[str, Any]:
 def _made(
     options: DeepFaceVerify, folder: RunFolder, config: dict[str, Any], people: People
 ) -> dict[str, Any]:
-    head = make_head(options.encoder.embedding)
+    head = make_head(options.encoder.embedding, options.objective.margin)
 
     def figures(embeddings: Tensor, labels: Tensor) -> dict[str, float]:
         both = [
@@ -95,41 +99,48 @@ def _made(
     trained_for = folder.fit(system, options.train, config, title)
     started = time.perf_counter()
     trained = _faces.stored_with(options, system.model, people)
-    unseen = people.unseen
-    report, embeddings = _faces.compare_all(trained, unseen, _faces.SAMPLES)
-    by_distance = every_pair(embeddings, unseen.labels, squared_l2)
-    by_head = every_pair(embeddings, unseen.labels, lambda x1, x2: score(head, x1, x2))
-    reports = {"distance": report, "head": verification.from_distances(*by_head)}
     trained.save(folder.path)
     save_tensors(folder.path / "head.safetensors", head.cpu().state_dict())
-    drawn = {
-        WAYS["distance"]: (report, by_distance),
-        WAYS["head"]: (reports["head"], by_head),
-    }
-    pixels = _faces.compare_pixels(unseen)
-    _faces.draw(folder.path, unseen, drawn, report, pixels)
+    before, after = (_compared(trained, head, part) for part in (people.kept, people.unseen))
+    pixels = _faces.compare_pixels(people.unseen)
+    ways = {WAYS[way]: compared for way, compared in after.items()}
+    _faces.draw(folder.path, people.unseen, ways, after["distance"][0], pixels)
     return {
-        **{way: _faces.figures(one) for way, one in reports.items()},
-        "pixels": _faces.figures(pixels),
-        "at_stored_threshold": _faces.at_stored(trained, report),
+        **{way: _faces.figures(after[way][0], before[way][0]) for way in WAYS},
+        "pixels": _faces.figures(pixels, _faces.compare_pixels(people.kept)),
         **_faces.told(options, people),
         **trained_for,
         "seconds_testing": round(time.perf_counter() - started, 1),
     }
 
 
-def make_head(features: int) -> DifferenceClassifier:
+def _compared(
+    trained: Siamese, head: nn.Module, faces: ImageArray
+) -> dict[str, tuple[VerificationReport, Trials]]:
+    """Report and trials of both ways."""
+    report, embeddings = _faces.compare_all(trained, faces, _faces.SAMPLES)
+    by_distance = every_pair(embeddings, faces.labels, squared_l2)
+    by_head = every_pair(embeddings, faces.labels, lambda x1, x2: score(head, x1, x2))
+    return {
+        "distance": (report, by_distance),
+        "head": (verification.from_distances(*by_head), by_head),
+    }
+
+
+def make_head(features: int, margin: float) -> DifferenceClassifier:
     """A head that begins as what it is to better: every difference counts alike, the L1 distance.
 
-    It begins as (Σ|f1 - f2|) / √D, of the size of the L2 distance. With weights drawn at random
-    some differences would begin by speaking for the same person.
+    Its score begins as (Σ|f1 - f2|) / √D less what that is, on average, at an L2 distance of half
+    the margin: √(2/π)·margin/2. With weights drawn at random some differences would begin by
+    speaking for the same person.
     """
     head = DifferenceClassifier(features)
     [linear] = head.layers
     assert isinstance(linear, nn.Linear)
+    sides = torch.tensor([-0.5, 0.5])  # of the logits of "same" and "different"
     with torch.no_grad():
-        linear.weight.copy_(torch.tensor([[-0.5], [0.5]]) / features**0.5)
-        linear.bias.zero_()
+        linear.weight.copy_(sides[:, None] / features**0.5)
+        linear.bias.copy_(-sides * math.sqrt(2 / math.pi) * margin / 2)
     return head
 
 

@@ -94,7 +94,7 @@ def _both(
     semihard = results["semihard"]
     return {
         **results,
-        "pixels": _faces.figures(pixels),
+        "pixels": _faces.figures(pixels, _faces.compare_pixels(people.kept)),
         **{key: semihard[key] for key in _faces.told(options, people)},
         **{key: semihard[key] for key in ("threads", "versions")},
         "epochs": sum(result["epochs"] for result in results.values()),
@@ -120,11 +120,11 @@ def _made(
     trained_for = folder.fit(system, options.train, config, title, bar=MININGS[mining])
     started = time.perf_counter()
     trained = _faces.stored_with(options, system.model, people)
+    before, _ = _faces.compare_all(trained, people.kept)
     report, _ = _faces.compare_all(trained, people.unseen, _faces.SAMPLES)
     trained.save(folder.path)
     return {
-        **_faces.figures(report),
-        "at_stored_threshold": _faces.at_stored(trained, report),
+        **_faces.figures(report, before),
         **_faces.told(options, people),
         **trained_for,
         "seconds_testing": round(time.perf_counter() - started, 1),

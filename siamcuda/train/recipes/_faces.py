@@ -38,6 +38,8 @@ DISTANCE: Distance = "sqeuclidean"
 FAR = 0.01
 #: Samples of the interval of the EER, drawn over people.
 SAMPLES = 1000
+#: What :func:`compare_pixels` is called.
+PIXELS = "pixels, nothing learned"
 #: Pairs of a kind that errors.png shows, in one line.
 HARDEST = 8
 
@@ -211,7 +213,7 @@ def table(ways: Mapping[str, Mapping[str, Any]], metrics: Mapping[str, Any]) -> 
         ways: what it is called -> what :func:`figures` gave.
         metrics: of the run; "pixels" are those of :func:`compare_pixels`.
     """
-    ways = {**ways, "pixels, nothing learned": metrics["pixels"]}
+    ways = {**ways, PIXELS: metrics["pixels"]}
     width = max(map(len, ways)) + 2
     lines = [
         f"{'':<{width}}{'EER, %':>8}{'95 % interval':>16}{'AUC':>9}{'TAR, %':>9}{'FAR*, %':>10}"
@@ -255,7 +257,7 @@ def draw(
     """
     what = f"{len(faces.names)} people never seen in training"
     reports = {name: [report] for name, (report, _) in ways.items()}
-    reports["pixels, nothing learned"] = [pixels]
+    reports[PIXELS] = [pixels]
     write_atomically(folder / "roc.png", plots.roc(reports, {}, f"Verification, {what}"))
     arrays = {
         name: (both.genuine.numpy(), both.impostor.numpy()) for name, (_, both) in ways.items()

@@ -62,7 +62,10 @@ def main() -> int:
 
 
 def keep(name: str, recipe: Any, fresh: bool) -> None:
-    """Run a recipe as it is, and copy what it found."""
+    """Run a recipe as it is, and copy what it found; not one whose data only its user has."""
+    if recipe.given:
+        print("no data here: it runs on data that is given", flush=True)
+        return
     options = dataclasses.replace(recipe.options(), fresh=fresh)
     metrics = recipe.run(options)
     print(recipe.table(metrics), flush=True)
@@ -91,8 +94,9 @@ def page() -> str:
     for name, summary in recipes.summaries().items():
         recipe, path = recipes.load(name), KEPT / name / "record.json"
         what, *told = description(name)
-        parts = [f"## {name}", what, *told, f"```\n$ siamcuda train {name}"]
-        figure, seconds = "not run", ""
+        data = " --data FOLDER" if recipe.given else ""
+        parts = [f"## {name}", what, *told, f"```\n$ siamcuda train {name}{data}"]
+        figure, seconds = "no data here" if recipe.given else "not run", ""
         if path.is_file():
             record = json.loads(path.read_text())
             metrics = record["metrics"]
@@ -104,7 +108,8 @@ def page() -> str:
                       recipe.pictures.items()]  # fmt: skip
         else:
             parts[-1] += "\n```"
-        rows.append(f"| [{name}](#{name}) | {summary} | {recipe.data} | {figure} | {seconds} |")
+        cell = summary.replace("|", "\\|")  # |f1 - f2| is not three cells
+        rows.append(f"| [{name}](#{name}) | {cell} | {recipe.data} | {figure} | {seconds} |")
         sections.append("\n\n".join(parts))
     head = """# Recipes
 

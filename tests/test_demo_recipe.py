@@ -33,7 +33,8 @@ from siamcuda.train.storage import load_tensors, load_weights
 
 FILES = {
     "config.json", "checkpoint.safetensors", "calibrator.json", "history.json",
-    "trials.safetensors", "training.png", "histogram.png", "roc.png", "metrics.json", "tensorboard",
+    "trials.safetensors", "training.png", "histogram.png", "roc.png", "surface.png",
+    "metrics.json", "tensorboard",
 }  # fmt: skip
 TINY = TrainConfig(epochs=3, device="cpu")
 

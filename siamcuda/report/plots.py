@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from siamcuda import reference
 from siamcuda.verification import VerificationReport
 
-__all__ = ["distance_histogram", "image_pairs", "roc", "training_curve"]
+__all__ = ["by_epoch", "distance_histogram", "image_pairs", "loss_surface", "roc", "training_curve"]
 
 _GENUINE, _IMPOSTOR, _NEUTRAL = "#1b7f5c", "#c8553d", "#44546a"
 _PROTOCOLS = ("#2f5d9b", "#d08a1d", "#7a4b94")
@@ -63,6 +66,26 @@ def training_curve(
     return _png(figure)
 
 
+def by_epoch(panels: Mapping[str, Mapping[str, Sequence[float]]], title: str) -> bytes:
+    """Draw several trainings side by side, one panel a figure.
+
+    Args:
+        panels: figure -> {training: its value after each epoch, NaN where there is none}; a
+            training has one colour in all of them.
+        title: heading of the figure.
+    """
+    figure, axes = _axes(len(panels), title)
+    for one, (what, lines) in zip(axes, panels.items(), strict=True):
+        for colour, (name, values) in zip(_PROTOCOLS, lines.items(), strict=False):
+            marker = "o" if len(values) == 1 else None
+            one.plot(np.arange(1, len(values) + 1), values, color=colour, marker=marker,
+                     linewidth=1.2, label=name)  # fmt: skip
+        one.set(xlabel="epoch", ylabel=what, ylim=(0, None))
+        one.xaxis.set_major_locator(MaxNLocator(integer=True))
+        one.legend(frameon=False)
+    return _png(figure)
+
+
 def distance_histogram(
     trials: Mapping[str, tuple[NDArray[np.floating], NDArray[np.floating]]],
     thresholds: Mapping[str, Mapping[float, float]],
@@ -80,7 +103,8 @@ def distance_histogram(
         finite = np.concatenate([genuine, impostor])
         finite = finite[np.isfinite(finite)]
         count = int(np.clip(3 * np.sqrt(len(genuine)), 15, 40))
-        bins = np.linspace(0, max(float(finite.max(initial=0)) * 1.02, 1e-6), count + 1)
+        least = min(float(finite.min(initial=0)), 0.0)  # scores may be negative
+        bins = np.linspace(least, max(float(finite.max(initial=0)) * 1.02, 1e-6), count + 1)
         for values, colour, name in (
             (impostor, _IMPOSTOR, "impostor"),
             (genuine, _GENUINE, "genuine"),
@@ -97,19 +121,23 @@ def distance_histogram(
             axes.axvline(threshold, color=_NEUTRAL, linewidth=1, linestyle="--")
             # The first label stands left of its line, the others right: clear of the lines.
             side, gap = ("right", -2) if threshold == lines[0][0] else ("left", 2)
-            axes.annotate(f"FAR {100 * far:g} %", (threshold, top * 0.985), (gap, 0),
+            axes.annotate(f"FAR {100 * far:.3g} %", (threshold, top * 0.985), (gap, 0),
                           textcoords="offset points", rotation=90, fontsize=7, color=_NEUTRAL,
                           ha=side, va="top")  # fmt: skip
         axes.set(xlabel="distance", ylabel="share of the trials, %", title=protocol)
-        axes.legend(frameon=False, loc="upper left", fontsize=8)
+        # On the side without thresholds.
+        right = bool(lines) and np.mean([t for t, _ in lines]) < np.mean(axes.get_xlim())
+        place: Literal["upper right", "upper left"] = "upper right" if right else "upper left"
+        axes.legend(frameon=False, loc=place, fontsize=8)
     return _png(figure)
 
 
 def image_pairs(
     left: Sequence[NDArray[np.uint8]], right: Sequence[NDArray[np.uint8]],
-    captions: Sequence[str], title: str, most: int = 60,
+    captions: Sequence[str], title: str, most: int = 60, negative: bool = True,
+    columns: int = 10,
 ) -> bytes:  # fmt: skip
-    """Draw images side by side, pair by pair, each pair with its caption.
+    """Draw images pair by pair, side by side or wide ones one above the other, with captions.
 
     Args:
         left: images (H, W), grey, or (H, W, 3).
@@ -117,17 +145,24 @@ def image_pairs(
         captions: as many, a few words each.
         title: heading of the figure.
         most: pairs to draw; the first ones.
+        negative: draw high values dark: strokes of MNIST, not photographs.
+        columns: pairs in a line.
     """
     count = min(len(captions), most)
-    columns = min(10, max(count, 1))
+    shades = "gray_r" if negative else "gray"
+    columns = min(columns, max(count, 1))
     lines = -(-max(count, 1) // columns)
-    figure = Figure(figsize=(1.25 * columns + 0.2, 0.95 * lines + 0.5), layout="constrained")
+    height, width = left[0].shape[:2] if count else (1, 1)
+    axis = int(height > width / 1.3)  # of a tall image's pair: side by side
+    shape = (2 - axis) * height / ((1 + axis) * width)  # of a pair: its height by its width
+    size = (1.25 * columns + 0.2, (1.25 * shape + 0.32) * lines + 0.5)
+    figure = Figure(figsize=size, layout="constrained")
     figure.suptitle(title, fontsize=10)
     for index, axes in enumerate(figure.subplots(lines, columns, squeeze=False).flat):
         axes.set_axis_off()
         if index < count:
-            both = np.concatenate([left[index], right[index]], axis=1)
-            axes.imshow(both, cmap="gray_r", vmin=0, vmax=255, interpolation="nearest")
+            both = np.concatenate([left[index], right[index]], axis=axis)
+            axes.imshow(both, cmap=shades, vmin=0, vmax=255, interpolation="nearest")
             axes.set_title(captions[index], fontsize=7, pad=2)
     return _png(figure)
 
@@ -168,6 +203,54 @@ def roc(
     axes.minorticks_off()
     axes.grid(alpha=0.25)
     axes.legend(loc="lower right", framealpha=0.9, edgecolor="none")
+    return _png(figure)
+
+
+def loss_surface(q: float, margin: float | None = None) -> bytes:
+    """Draw the loss of one genuine and one impostor pair, H(E_genuine, E_impostor), as in Chopra.
+
+    Chopra, Hadsell and LeCun (2005) want E_genuine + m < E_impostor for some margin m > 0, and show
+    that the loss falls into the half plane where it holds: H is convex, and on the line
+    E_genuine + m = E_impostor its negative gradient points to that side.
+
+    Args:
+        q: Q of the loss, and the end of both axes.
+        margin: m of the line that is drawn; by default Q/10.
+    """
+    margin = q / 10 if margin is None else margin
+    energies = np.linspace(0, q, 121)
+    ends = torch.from_numpy(energies)[:, None], torch.zeros(len(energies), 1, dtype=torch.float64)
+    genuine, impostor = (
+        reference.chopra_loss(*ends, torch.full((len(energies),), y), q=q, reduction="none").numpy()
+        for y in (0, 1)
+    )
+    x, y = np.meshgrid(energies, energies)  # x: genuine, y: impostor
+    total = genuine[None, :] + impostor[:, None]
+    figure = Figure(figsize=(9.6, 4.4), layout="constrained")
+    figure.suptitle(f"Chopra loss of a genuine and an impostor pair, Q = {q:g}", fontsize=11)
+    labels = {"xlabel": "energy of the genuine pair", "ylabel": "energy of the impostor pair"}
+
+    solid = figure.add_subplot(1, 2, 1, projection="3d")
+    solid.plot_surface(x, y, total, cmap="viridis", rcount=40, ccount=40, linewidth=0)
+    on = energies[energies + margin <= q]
+    solid.plot(on, on + margin, np.interp(on, energies, genuine)
+               + np.interp(on + margin, energies, impostor), color=_IMPOSTOR, zorder=9)  # fmt: skip
+    solid.set(**labels)  # the colours' own axis says what its height is
+    solid.view_init(elev=28, azim=-130)
+
+    flat = figure.add_subplot(1, 2, 2)
+    shades = flat.contourf(x, y, total, levels=16, cmap="viridis")
+    figure.colorbar(shades, ax=flat, label="loss")
+    flat.fill_between(on, on + margin, q, facecolor="none", edgecolor="white", hatch="//",
+                      linewidth=0, alpha=0.45)  # fmt: skip
+    flat.plot(on, on + margin, color=_IMPOSTOR, linewidth=1.8)
+    at = np.linspace(0.1, 0.9, 5) * (q - margin)
+    down = (-np.interp(at, energies, np.gradient(genuine, energies)),
+            -np.interp(at + margin, energies, np.gradient(impostor, energies)))  # fmt: skip
+    flat.quiver(at, at + margin, *down, color="white", angles="xy", scale=22, width=0.009, zorder=4)
+    flat.annotate("genuine + m < impostor", (0.04 * q, 0.93 * q), color="white", fontsize=9,
+                  bbox={"facecolor": _NEUTRAL, "edgecolor": "none", "alpha": 0.85})  # fmt: skip
+    flat.set(**labels, xlim=(0, q), ylim=(0, q), aspect="equal")
     return _png(figure)
 
 

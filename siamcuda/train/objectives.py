@@ -25,6 +25,7 @@ from siamcuda.train.system import Outcome
 __all__ = [
     "AllPairs",
     "ClassifiedPairs",
+    "ComparedPairs",
     "DrawnPairs",
     "HardPairs",
     "PairScores",
@@ -88,10 +89,19 @@ class HardPairs(_Options):
         self, outputs: Tensor, labels: Tensor, generator: torch.Generator, tell: bool
     ) -> Outcome:
         """The mean over the pairs; outputs (B, D)."""
+        return self.of(self.pairs(outputs, labels, generator), tell)
+
+    def pairs(
+        self, outputs: Tensor, labels: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Pair up a batch (B, D): x1 and x2 (M, D), y (M,) 0 genuine, 1 impostor."""
         i, j, y = balanced_pairs(labels, outputs, self.hard, generator)
-        x1, x2 = outputs[i], outputs[j]
-        loss = _paired_loss(self, x1, x2, y)
-        return Outcome(loss, _energies(x1, x2, y, self.energy) if tell else {})
+        return outputs[i], outputs[j], y
+
+    def of(self, pairs: tuple[Tensor, Tensor, Tensor], tell: bool) -> Outcome:
+        """The mean over pairs as :meth:`pairs` gives them."""
+        loss = _paired_loss(self, *pairs)
+        return Outcome(loss, _energies(*pairs, self.energy) if tell else {})
 
 
 @dataclass(frozen=True)
@@ -227,6 +237,29 @@ class ClassifiedPairs(nn.Module):
             return Outcome(loss, {})
         accuracy = (logits.detach().argmax(1) == y).double().mean()
         return Outcome(loss, {"accuracy": accuracy, **_energies(x1, x2, y, "l2")})
+
+
+class ComparedPairs(nn.Module):
+    """Pairs as :class:`HardPairs` makes them, with its loss; a head learns to tell them apart.
+
+    Args:
+        head: (M, D), (M, D) -> (M, 2), logits of "same" and "different".
+        pairs: which pairs, and the loss of their distances.
+        joint: the encoder learns by the head's cross entropy too; else by the distances alone.
+    """
+
+    def __init__(self, head: nn.Module, pairs: HardPairs, joint: bool) -> None:
+        super().__init__()
+        self.head, self.pairs, self.joint = head, pairs, joint
+
+    def forward(
+        self, outputs: Tensor, labels: Tensor, generator: torch.Generator, tell: bool
+    ) -> Outcome:
+        """The mean over the pairs of both losses, added; outputs (B, D)."""
+        x1, x2, y = self.pairs.pairs(outputs, labels, generator)
+        loss, figures = self.pairs.of((x1, x2, y), tell)
+        seen = (x1, x2) if self.joint else (x1.detach(), x2.detach())
+        return Outcome(loss + functional.cross_entropy(self.head(*seen), y), figures)
 
 
 def balanced_pairs(

@@ -11,12 +11,13 @@ Five people with ten pictures give 225 + 1000 pairs, and 25 genuine + 100 impost
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["ENROLLED", "Trials", "enrolled_trials", "pair_trials"]
+__all__ = ["ENROLLED", "Trials", "enrolled_trials", "every_pair", "pair_trials"]
 
 #: Pictures in the model of a person.
 ENROLLED = 5
@@ -29,12 +30,25 @@ class Trials(NamedTuple):
     impostor: Tensor  # (I,)
 
 
-def pair_trials(embeddings: Tensor, labels: Tensor, p: float = 2.0) -> Trials:
-    """Compare every two pictures once, by the L1 or L2 distance of their embeddings."""
+def every_pair(
+    embeddings: Tensor, labels: Tensor, compare: Callable[[Tensor, Tensor], Tensor]
+) -> Trials:
+    """Compare every two pictures once.
+
+    Args:
+        embeddings: (N, D).
+        labels: (N,), whom each shows.
+        compare: (M, D), (M, D) -> (M,), small for pictures of one person.
+    """
     i, j = torch.triu_indices(len(labels), len(labels), offset=1)
-    distance = (embeddings[i] - embeddings[j]).norm(p=p, dim=1)
+    distance = compare(embeddings[i], embeddings[j])
     same = labels[i] == labels[j]
     return Trials(distance[same], distance[~same])
+
+
+def pair_trials(embeddings: Tensor, labels: Tensor, p: float = 2.0) -> Trials:
+    """Compare every two pictures once, by the L1 or L2 distance of their embeddings."""
+    return every_pair(embeddings, labels, lambda x1, x2: (x1 - x2).norm(p=p, dim=1))
 
 
 def enrolled_trials(embeddings: Tensor, labels: Tensor, p: float = 2.0) -> Trials:

@@ -49,6 +49,7 @@ class Recipe:
         pictures: file in the run folder -> its caption; those that docs/recipes.md shows.
         quick: options of a run of seconds on data that a package carries: it shows that
             everything works, and its figures mean nothing.
+        given: runs on data that the user has, and nothing else has: no figure of it is kept.
     """
 
     options: type[Any]
@@ -58,6 +59,7 @@ class Recipe:
     data: str
     pictures: Mapping[str, str]
     quick: Any
+    given: bool = False
 
 
 def summaries() -> dict[str, str]:

@@ -4,7 +4,7 @@ A Siamese encoder learns on 35 people and is tested on 5 whom it never saw. ``sp
 paper's split (the last 5 people); ``splits=N`` draws N random splits and reports mean and spread.
 
 The folder of a split is that of siamcuda.train.runs, with ``trials.safetensors``, the distances of
-every genuine and impostor trial.
+every genuine and impostor trial, and ``surface.png``, the surface of the loss.
 """
 
 from __future__ import annotations
@@ -215,7 +215,7 @@ def _config(options: ChopraFaces, split: Split, digest: str) -> dict[str, Any]:
 
 
 def _folder(path: Path) -> RunFolder:
-    return RunFolder(path, ("trials.safetensors", "histogram.png", "roc.png"))
+    return RunFolder(path, ("trials.safetensors", "histogram.png", "roc.png", "surface.png"))
 
 
 def _run_split(options: ChopraFaces, split: Split, faces: ImageArray, title: str) -> dict[str, Any]:
@@ -262,6 +262,8 @@ def _run_split(options: ChopraFaces, split: Split, faces: ImageArray, title: str
     trained.calibrated(reports["pair"], STORED_FAR).save(folder.path)
     _save_trials(folder.path / "trials.safetensors", trials)
     _draw(folder.path, trials, {name: [report] for name, report in reports.items()})
+    if options.objective.loss == "chopra":
+        write_atomically(folder.path / "surface.png", plots.loss_surface(options.objective.q))
     spent = trained_for["seconds_training"] + time.perf_counter() - started
     metrics["seconds"] = round(spent, 1)
     return metrics
@@ -379,6 +381,8 @@ RECIPE = Recipe(
     pictures={
         "roc.png": "Verification of people never seen in training, beside the paper's figures",
         "histogram.png": "Distances of their genuine and impostor trials",
+        "surface.png": "What is minimised: the loss of a genuine and an impostor pair by their "
+        "energies, and where the genuine pair is closer by a margin",
     },
     quick=ChopraFaces(train=TrainConfig(epochs=2, device="cpu")),
 )

@@ -20,7 +20,7 @@ from siamcuda.train.encoders import FACES, INPUT_SIZE, EncoderConfig, EncoderSpe
 from siamcuda.train.encoders.layers import standardise
 from siamcuda.train.errors import InputError
 from siamcuda.train.protocols import Trials, every_pair
-from siamcuda.train.recipes._options import RunOptions
+from siamcuda.train.runs import RunOptions
 from siamcuda.train.samplers import PKSampler
 from siamcuda.train.siamese import Distance, Siamese
 from siamcuda.train.system import Objective, System
@@ -133,8 +133,7 @@ def make_system(
     kept = people.kept
 
     def validate(model: nn.Module) -> Mapping[str, float]:
-        device = next(model.parameters()).device
-        embeddings = options.system(model).embed(kept, device=device)
+        embeddings = options.system(model).embed(kept)
         if figures is not None:
             return figures(embeddings, kept.labels)
         return {

@@ -76,9 +76,7 @@ def run(options: DeepFaceVerify) -> dict[str, Any]:
         joint=options.joint,
     )
     folder = RunFolder(options.out, ("head.safetensors", "roc.png", "histogram.png", "errors.png"))
-    return folder.complete(
-        config, options.fresh, options.threads, lambda: _made(options, folder, config, people)
-    )
+    return folder.complete(options, config, lambda: _made(options, folder, config, people))
 
 
 def _made(

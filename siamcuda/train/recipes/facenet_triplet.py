@@ -72,9 +72,7 @@ def run(options: FaceNetTriplet) -> dict[str, Any]:
     people = _faces.split_people(options)
     config = options.faces(people, recipe="facenet-triplet", margin=options.margin)
     folder = RunFolder(options.out, ("mining.png", "roc.png", "histogram.png", "errors.png"))
-    return folder.complete(
-        config, options.fresh, options.threads, lambda: _both(options, folder, config, people)
-    )
+    return folder.complete(options, config, lambda: _both(options, folder, config, people))
 
 
 def _both(
@@ -106,9 +104,7 @@ def _one(
     options: FaceNetTriplet, config: dict[str, Any], people: People, mining: Mining
 ) -> dict[str, Any]:
     folder, own = RunFolder(options.out / mining, ()), {**config, "mining": mining}
-    return folder.complete(
-        own, options.fresh, options.threads, lambda: _made(options, folder, own, people, mining)
-    )
+    return folder.complete(options, own, lambda: _made(options, folder, own, people, mining))
 
 
 def _made(

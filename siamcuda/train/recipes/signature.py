@@ -43,9 +43,8 @@ from siamcuda.train.encoders import EncoderConfig, EncoderSpec, InputSpec
 from siamcuda.train.errors import InputError
 from siamcuda.train.objectives import DrawnPairs
 from siamcuda.train.recipes import Recipe
-from siamcuda.train.recipes._options import RunOptions
 from siamcuda.train.recipes._pretend import draw_signatures
-from siamcuda.train.runs import RunFolder
+from siamcuda.train.runs import RunFolder, RunOptions
 from siamcuda.train.samplers import epoch_seed
 from siamcuda.train.siamese import Siamese
 from siamcuda.train.system import System
@@ -227,7 +226,7 @@ def _run(options: Signature, data: Path) -> dict[str, Any]:
     )
     folder = RunFolder(options.out, ("roc.png", "histogram.png", "errors.png"))
     return folder.complete(
-        config, options.fresh, options.threads,
+        options, config,
         lambda: _made(options, folder, config, sampler, known, kept, unseen),
     )  # fmt: skip
 
@@ -259,8 +258,7 @@ def _made(
     known: Part, kept: Part, unseen: Part,
 ) -> dict[str, Any]:  # fmt: skip
     def validate(model: nn.Module) -> dict[str, float]:
-        device = next(model.parameters()).device
-        trials = compare_all(Siamese(options.spec, model), kept, device)
+        trials = compare_all(Siamese(options.spec, model), kept)
         return {"eer": trials.report(trials.hardest).eer}
 
     system = System(
@@ -274,7 +272,7 @@ def _made(
     title = f"Pairs of {len(known.files):,} signatures of {len(known.files.writers)} writers"
     trained_for = folder.fit(system, options.train, config, title)
     started = time.perf_counter()
-    trained = Siamese(options.spec, system.model.cpu())
+    trained = Siamese(options.spec, system.model)
     chosen = compare_all(trained, kept)
     before = chosen.report(chosen.hardest)
     threshold = before.eer_threshold
@@ -302,9 +300,9 @@ def _made(
     }
 
 
-def compare_all(trained: Siamese, part: Part, device: torch.device | None = None) -> Trials:
+def compare_all(trained: Siamese, part: Part) -> Trials:
     """Compare all pairs of a kind: genuine ones, genuine and forged, genuine of two writers."""
-    embeddings = trained.embed(part.images, device=device)
+    embeddings = trained.embed(part.images)
     left, right, y = part.files.pairs()
     genuine = torch.nonzero(~part.files.forged)[:, 0]
     i, j = torch.triu_indices(len(genuine), len(genuine), offset=1)

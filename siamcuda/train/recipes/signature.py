@@ -42,6 +42,7 @@ from siamcuda.train.data import ImageArray, Signatures, load_signatures
 from siamcuda.train.encoders import EncoderConfig, EncoderSpec, InputSpec
 from siamcuda.train.errors import InputError
 from siamcuda.train.objectives import DrawnPairs
+from siamcuda.train.placement import rank_and_ranks
 from siamcuda.train.recipes import Recipe
 from siamcuda.train.recipes._pretend import draw_signatures
 from siamcuda.train.runs import RunFolder, RunOptions
@@ -140,7 +141,7 @@ class SignatureSampler:
     """Batches of pairs: M left ones, then M right ones; half of the pairs of one writer.
 
     The others are genuine and forged, and a share of them genuine ones of two writers. Where
-    nothing was forged, all of the others are of two writers.
+    nothing was forged, all of the others are of two writers. Each rank takes its share of a batch.
 
     Args:
         signatures: what is drawn from.
@@ -188,7 +189,8 @@ class SignatureSampler:
             drawn(self.forged, impostors - strange),
             torch.tensor(strangers, dtype=torch.int64).reshape(-1, 2),
         ])  # fmt: skip
-        return chosen.T.reshape(-1)
+        rank, ranks = rank_and_ranks()
+        return chosen[rank::ranks].T.reshape(-1)
 
     def _strangers(self, generator: torch.Generator) -> list[int]:
         two = torch.randperm(len(self.by_writer), generator=generator)[:2].tolist()

@@ -10,15 +10,25 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from siamcuda.verification import VerificationReport
 
-__all__ = ["distance_histogram", "image_pairs", "retrieval_grid", "roc", "training_curve"]
+__all__ = [
+    "distance_histogram",
+    "embedding_map",
+    "image_pairs",
+    "radius_curves",
+    "retrieval_grid",
+    "roc",
+    "training_curve",
+]
 
 _GENUINE, _IMPOSTOR, _NEUTRAL = "#1b7f5c", "#c8553d", "#44546a"
 _PROTOCOLS = ("#2f5d9b", "#d08a1d", "#7a4b94")
@@ -188,6 +198,81 @@ def retrieval_grid(
     keys = [Rectangle((0, 0), 1, 1, fill=False, **_FRAMES[hit]) for hit in (True, False)]
     figure.legend(keys, ["of the query's class", "of another class"], loc="outside lower center",
                   ncols=2, fontsize=8, frameon=False, handlelength=1, handleheight=1)  # fmt: skip
+    return _png(figure)
+
+
+def embedding_map(
+    points: NDArray[np.floating], labels: NDArray[np.integer], names: Sequence[str],
+    images: NDArray[np.uint8], title: str, *, inverted: bool = False, cells: int = 24,
+) -> bytes:  # fmt: skip
+    """Draw embeddings in the plane: as points coloured by class, and as the images themselves.
+
+    Args:
+        points: (N, 2), finite.
+        labels: (N,) classes of the points, positions in ``names``.
+        names: of the classes, each written at the median of its points.
+        images: (N, H, W), grey, or (N, H, W, 3). Of those in a cell of the plane the one nearest to
+            its middle is drawn.
+        title: heading of the figure.
+        inverted: draw 0 white and 255 black, as ink; grey images alone.
+        cells: along each axis.
+    """
+    low, high = points.min(0), points.max(0)
+    side = max(float((high - low).max()), 1e-6) * 1.04  # a square, so that both axes are alike
+    low = (low + high - side) / 2
+    figure = Figure(figsize=(11, 5.8), layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    left, right = figure.subplots(1, 2)
+    colours = colormaps["tab10" if len(names) <= 10 else "tab20"].colors  # type: ignore[attr-defined]
+    for label, name in enumerate(names):
+        mine = points[labels == label]
+        if not len(mine):
+            continue
+        left.scatter(*mine.T, s=3, color=colours[label % len(colours)], linewidths=0)
+        halo = [withStroke(linewidth=3, foreground="white")]
+        left.text(*np.median(mine, 0), name, fontsize=15, fontweight="bold", ha="center",
+                  va="center", path_effects=halo, zorder=3)  # fmt: skip
+    width = side / cells
+    for row in _nearest_to_cells((points - low) / width):
+        x, y = low + width * np.floor((points[row] - low) / width)
+        right.imshow(images[row], cmap="gray_r" if inverted else "gray", vmin=0, vmax=255,
+                     extent=(x, x + width, y, y + width), interpolation="nearest")  # fmt: skip
+    for axes in (left, right):
+        axes.set(xlim=(low[0], low[0] + side), ylim=(low[1], low[1] + side), aspect="equal")
+        axes.tick_params(labelsize=8)
+    return _png(figure)
+
+
+def _nearest_to_cells(points: NDArray[np.floating]) -> list[int]:
+    """The point nearest to the middle of each unit square that has one."""
+    cells = np.floor(points)
+    off = np.square(points - cells - 0.5).sum(1)
+    nearest: dict[tuple[float, float], int] = {}
+    for row in np.argsort(-off, kind="stable").tolist():
+        nearest[tuple(cells[row].tolist())] = row
+    return sorted(nearest.values())
+
+
+def radius_curves(
+    codes: Mapping[str, tuple[Sequence[float | None], Sequence[float]]], title: str
+) -> bytes:
+    """Draw what all codes within a Hamming radius are worth: precision and recall by radius.
+
+    Args:
+        codes: name -> (precision, recall) in 0…1 at the radii 0, 1, ...; None where nothing is.
+        title: heading of the figure.
+    """
+    figure, panels = _axes(2, title)
+    for number, (name, both) in enumerate(codes.items()):
+        colour = _PROTOCOLS[number % len(_PROTOCOLS)]
+        for axes, values in zip(panels, both, strict=True):
+            percent = 100 * np.asarray(values, dtype=np.float64)  # None is NaN: left out
+            axes.plot(np.arange(len(percent)), percent, color=colour, label=name, marker=".")
+    for axes, what in zip(panels, ("precision", "recall"), strict=True):
+        axes.set(xlabel="Hamming radius, bits", ylabel=f"{what}, %", ylim=(0, 102))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.25)
+        axes.legend(frameon=False, loc="center right")
     return _png(figure)
 
 

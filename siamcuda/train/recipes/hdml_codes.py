@@ -79,9 +79,7 @@ class HdmlCodes(DigitOptions):
         """Raise InputError that names the first setting that cannot work."""
         check_least(self, digits_per_class=2)
         if not self.bits or len(set(self.bits)) < len(self.bits):
-            raise InputError(
-                f"bits: one length or several different ones are expected: {self.bits}"
-            )
+            raise InputError(f"bits: one or several different lengths are expected: {self.bits}")
         if self.encoder.bits is not None:
             raise InputError("encoder.bits: the lengths of codes are the option bits")
         for bits in self.bits:

@@ -126,10 +126,8 @@ def _made(
     for bits in options.bits:
         asked = options.of(bits)
         part = RunFolder(asked.out, ("retrieval.png", "gallery.safetensors"))
-        config, make = (
-            _config(asked, known, unseen),
-            partial(_made_part, asked, part, known, unseen),
-        )
+        make = partial(_made_part, asked, part, known, unseen)
+        config = _config(asked, known, unseen)
         parts.append(part.complete(config, asked.fresh, asked.threads, make))
     codes = {bits: figures for part in parts for bits, figures in part["codes"].items()}
     longest = options.of(max(options.bits)).out

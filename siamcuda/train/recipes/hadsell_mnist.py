@@ -54,7 +54,7 @@ class HadsellMnist(DigitOptions):
     objective: AllPairs = field(default_factory=lambda: AllPairs(reduction="mean_active"))
     neighbours: int = 25  # training digits that vote for the class of a test digit
     train: TrainConfig = field(
-        default_factory=lambda: TrainConfig(epochs=12, learning_rate=2e-3, device="cpu")
+        default_factory=lambda: TrainConfig(epochs=12, learning_rate=8e-3, device="cpu")
     )
 
     def check(self) -> None:

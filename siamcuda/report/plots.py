@@ -220,7 +220,7 @@ def embedding_map(
     low, high = points.min(0), points.max(0)
     side = max(float((high - low).max()), 1e-6) * 1.04  # a square, so that both axes are alike
     low = (low + high - side) / 2
-    figure = Figure(figsize=(11, 5.8), layout="constrained")
+    figure = Figure(figsize=(11, 5.55), layout="constrained")
     figure.suptitle(title, fontsize=11)
     left, right = figure.subplots(1, 2)
     colours = colormaps["tab10" if len(names) <= 10 else "tab20"].colors  # type: ignore[attr-defined]
@@ -229,8 +229,8 @@ def embedding_map(
         if not len(mine):
             continue
         left.scatter(*mine.T, s=3, color=colours[label % len(colours)], linewidths=0)
-        halo = [withStroke(linewidth=3, foreground="white")]
-        left.text(*np.median(mine, 0), name, fontsize=15, fontweight="bold", ha="center",
+        halo = [withStroke(linewidth=2, foreground="white")]
+        left.text(*np.median(mine, 0), name, fontsize=12, fontweight="bold", ha="center",
                   va="center", path_effects=halo, zorder=3)  # fmt: skip
     width = side / cells
     for row in _nearest_to_cells((points - low) / width):

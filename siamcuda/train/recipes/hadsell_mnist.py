@@ -7,8 +7,8 @@ in the Siamese example of Caffe, with a convnet of today, random views of the di
 of a batch instead of pairs that are drawn.
 
 The figure: a test digit is mapped to two numbers and given the class that most of its nearest
-training digits have, found by exact search. Settings were chosen with ``--validate``: the last
-10,000 training digits are left out and tested on instead.
+training digits have, found by exact search. Settings were chosen on the last 10,000 training
+digits; ``--validate`` leaves them out and tests on them instead.
 """
 
 from __future__ import annotations
@@ -149,7 +149,8 @@ RECIPE = Recipe(
     headline=headline,
     data="MNIST, all 60,000",
     pictures={
-        "embedding.png": "The test digits in the plane: points by class, and the digits themselves",
+        "embedding.png": "The test digits in the plane: points by class, and in each cell the digit "
+        "nearest to its middle",
         "training.png": "Loss and distances by epoch",
     },
     quick=HadsellMnist(small=True, train=TrainConfig(epochs=1, device="cpu")),

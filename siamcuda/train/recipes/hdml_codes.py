@@ -12,8 +12,8 @@ layers.
 The figure: a test digit is given the class that most of its nearest training digits have, found by
 exact search of packed codes; equal distances in the order of the training digits. Beside it stands
 the same of the numbers before their signs were taken, as float32, and the time of either search.
-Settings were chosen with ``--validate``: the last 10,000 training digits are left out and tested on
-instead.
+Settings were chosen on the last 10,000 training digits; ``--validate`` leaves them out and tests on
+them instead.
 
 Each length has a run folder of its own, ``bits-32`` and ``bits-64``.
 """

@@ -149,8 +149,8 @@ RECIPE = Recipe(
     headline=headline,
     data="MNIST, all 60,000",
     pictures={
-        "embedding.png": "The test digits in the plane: points by class, and in each cell the digit "
-        "nearest to its middle",
+        "embedding.png": "The test digits in the plane, as points by class; and themselves, "
+        "in each cell the one nearest to its middle",
         "training.png": "Loss and distances by epoch",
     },
     quick=HadsellMnist(small=True, train=TrainConfig(epochs=1, device="cpu")),

@@ -16,13 +16,13 @@ Labels draw the codes of a class together: how many different ones are left is t
 Settings were chosen on the last 10,000 training digits; ``--validate`` leaves them out and tests on
 them instead.
 
-Each length has a run folder of its own, ``bits-32`` and ``bits-64``.
+Each length has a run folder of its own, ``bits-32`` and ``bits-64``, with ``gallery.safetensors``,
+the codes of the digits that were learned from.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -180,8 +180,7 @@ def _made_part(
     precision, recall = within_radius(report, bits)
     trained.calibrated(report, STORED_FAR).save(folder.path)
     codes.save(folder.path / "gallery.safetensors")
-    few = min(FOUND, len(known))
-    picture = _draw(known, unseen, wrong, lambda rows: codes.search(asked[rows], few), bits)
+    picture = _draw(known, unseen, wrong, codes, asked, bits)
     write_atomically(folder.path / "retrieval.png", picture)
     figures = {
         "error": float(wrong.double().mean()),
@@ -246,14 +245,13 @@ def within_radius(
 
 
 def _draw(
-    known: ImageArray, unseen: ImageArray, wrong: Tensor, search: Callable[[Tensor], Neighbours],
-    bits: int,
+    known: ImageArray, unseen: ImageArray, wrong: Tensor, codes: Gallery, asked: Tensor, bits: int
 ) -> bytes:  # fmt: skip
     """Draw the first test digits, the first ones that are wrong, and the codes nearest to each."""
     failed = torch.nonzero(wrong)[:SHOWN, 0]
     first = torch.nonzero(~wrong)[:SHOWN, 0]
     rows = torch.cat([first, failed])
-    distances, ids = search(rows)
+    distances, ids = codes.search(asked[rows], min(FOUND, len(known)))
     right = known.labels[ids] == unseen.labels[rows].unsqueeze(1)
     return plots.retrieval_grid(
         list(unseen.images[rows].numpy()), [list(known.images[line].numpy()) for line in ids],

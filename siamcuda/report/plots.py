@@ -1,4 +1,4 @@
-"""What a training leaves, drawn to PNG bytes: its curve, trials of protocols, images by pairs.
+"""What a training leaves, drawn to PNG bytes: its curve, trials, pairs of images, what was found.
 
 Figures are built without pyplot, so no window system and no global state of matplotlib is touched.
 """
@@ -7,22 +7,40 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from siamcuda import reference
 from siamcuda.verification import VerificationReport
 
-__all__ = ["by_epoch", "distance_histogram", "image_pairs", "loss_surface", "roc", "training_curve"]
+__all__ = [
+    "by_epoch",
+    "distance_histogram",
+    "embedding_map",
+    "image_pairs",
+    "loss_surface",
+    "radius_curves",
+    "retrieval_grid",
+    "roc",
+    "training_curve",
+]
 
 _GENUINE, _IMPOSTOR, _NEUTRAL = "#1b7f5c", "#c8553d", "#44546a"
 _PROTOCOLS = ("#2f5d9b", "#d08a1d", "#7a4b94")
+#: Of images that are of the query's class, or not: told apart by more than colour.
+_FRAMES: dict[bool, dict[str, Any]] = {
+    True: {"edgecolor": _GENUINE, "linewidth": 1.2},
+    False: {"edgecolor": _IMPOSTOR, "linewidth": 2.8},
+}
 
 
 def training_curve(
@@ -164,6 +182,133 @@ def image_pairs(
             both = np.concatenate([left[index], right[index]], axis=axis)
             axes.imshow(both, cmap=shades, vmin=0, vmax=255, interpolation="nearest")
             axes.set_title(captions[index], fontsize=7, pad=2)
+    return _png(figure)
+
+
+def retrieval_grid(
+    queries: Sequence[NDArray[np.uint8]], found: Sequence[Sequence[NDArray[np.uint8]]],
+    right: Sequence[Sequence[bool]], title: str, *, names: Sequence[str] = (),
+    captions: Sequence[Sequence[str]] = (), inverted: bool = False,
+) -> bytes:  # fmt: skip
+    """Draw queries, one a line, each with what a search found for it, the nearest first.
+
+    What is right has a thin frame, what is wrong a thick one of another colour.
+
+    Args:
+        queries: Q images (H, W), grey, or (H, W, 3); of any size, each keeps its shape.
+        found: for each query its images, at most k.
+        right: for each of these whether it is of the query's class.
+        title: heading of the figure.
+        names: a few characters above each query; none by default.
+        captions: above each image that was found; none by default.
+        inverted: draw 0 white and 255 black, as ink; grey images alone.
+    """
+    most = max((len(images) for images in found), default=0)
+    text = 0.22 if names or captions else 0.0  # of a cell's side
+    gap, high, apart = 0.12, 1.12 + text, 0.35  # apart: between a query and what was found
+    wide, tall = 1 + apart + most * (1 + gap), max(1, len(queries)) * high
+    figure = Figure(figsize=(0.72 * wide + 0.3, 0.72 * tall + 0.8), layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    axes = figure.subplots()
+    axes.set_axis_off()
+
+    def show(image: NDArray[np.uint8], x: float, y: float, caption: str) -> None:
+        height, width = image.shape[:2]
+        half_wide, half_tall = (side / max(height, width) / 2 for side in (width, height))
+        x, y = x + 0.5, y + text + 0.5
+        extent = (x - half_wide, x + half_wide, y + half_tall, y - half_tall)
+        axes.imshow(image, cmap="gray_r" if inverted else "gray", vmin=0, vmax=255, extent=extent,
+                    interpolation="nearest", aspect="equal")  # fmt: skip
+        if caption:
+            axes.text(x, y - 0.54, caption, fontsize=7, ha="center", va="bottom")
+
+    for line, (query, images, hits) in enumerate(zip(queries, found, right, strict=True)):
+        y = line * high
+        show(query, 0, y, names[line] if names else "")
+        for place, (image, hit) in enumerate(zip(images, hits, strict=True)):
+            x = 1 + apart + place * (1 + gap)
+            show(image, x, y, captions[line][place] if captions else "")
+            axes.add_patch(Rectangle((x, y + text), 1, 1, fill=False, **_FRAMES[bool(hit)]))
+    # last, since imshow sets the limits to its image
+    axes.set(xlim=(-0.06, wide - gap + 0.06), ylim=(tall, -0.06))
+    keys = [Rectangle((0, 0), 1, 1, fill=False, **_FRAMES[hit]) for hit in (True, False)]
+    figure.legend(keys, ["of the query's class", "of another class"], loc="outside lower center",
+                  ncols=2, fontsize=8, frameon=False, handlelength=1, handleheight=1)  # fmt: skip
+    return _png(figure)
+
+
+def embedding_map(
+    points: NDArray[np.floating], labels: NDArray[np.integer], names: Sequence[str],
+    images: NDArray[np.uint8], title: str, *, inverted: bool = False, cells: int = 24,
+) -> bytes:  # fmt: skip
+    """Draw embeddings in the plane: as points coloured by class, and as the images themselves.
+
+    Args:
+        points: (N, 2), finite.
+        labels: (N,) classes of the points, positions in ``names``.
+        names: of the classes, each written at the median of its points.
+        images: (N, H, W), grey, or (N, H, W, 3). Of those in a cell of the plane the one nearest to
+            its middle is drawn.
+        title: heading of the figure.
+        inverted: draw 0 white and 255 black, as ink; grey images alone.
+        cells: along each axis.
+    """
+    low, high = points.min(0), points.max(0)
+    side = max(float((high - low).max()), 1e-6) * 1.04  # a square, so that both axes are alike
+    low = (low + high - side) / 2
+    figure = Figure(figsize=(11, 5.55), layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    left, right = figure.subplots(1, 2)
+    colours = colormaps["tab10" if len(names) <= 10 else "tab20"].colors  # type: ignore[attr-defined]
+    for label, name in enumerate(names):
+        mine = points[labels == label]
+        if not len(mine):
+            continue
+        left.scatter(*mine.T, s=3, color=colours[label % len(colours)], linewidths=0)
+        halo = [withStroke(linewidth=2, foreground="white")]
+        left.text(*np.median(mine, 0), name, fontsize=12, fontweight="bold", ha="center",
+                  va="center", path_effects=halo, zorder=3)  # fmt: skip
+    width = side / cells
+    for row in _nearest_to_cells((points - low) / width):
+        x, y = low + width * np.floor((points[row] - low) / width)
+        right.imshow(images[row], cmap="gray_r" if inverted else "gray", vmin=0, vmax=255,
+                     extent=(x, x + width, y, y + width), interpolation="nearest")  # fmt: skip
+    for axes in (left, right):
+        axes.set(xlim=(low[0], low[0] + side), ylim=(low[1], low[1] + side), aspect="equal")
+        axes.tick_params(labelsize=8)
+    return _png(figure)
+
+
+def _nearest_to_cells(points: NDArray[np.floating]) -> list[int]:
+    """The point nearest to the middle of each unit square that has one."""
+    cells = np.floor(points)
+    off = np.square(points - cells - 0.5).sum(1)
+    nearest: dict[tuple[float, float], int] = {}
+    for row in np.argsort(-off, kind="stable").tolist():
+        nearest[tuple(cells[row].tolist())] = row
+    return sorted(nearest.values())
+
+
+def radius_curves(
+    codes: Mapping[str, tuple[Sequence[float | None], Sequence[float]]], title: str
+) -> bytes:
+    """Draw what all codes within a Hamming radius are worth: precision and recall by radius.
+
+    Args:
+        codes: name -> (precision, recall) in 0…1 at the radii 0, 1, ...; None where nothing is.
+        title: heading of the figure.
+    """
+    figure, panels = _axes(2, title)
+    for number, (name, both) in enumerate(codes.items()):
+        colour = _PROTOCOLS[number % len(_PROTOCOLS)]
+        for axes, values in zip(panels, both, strict=True):
+            percent = 100 * np.asarray(values, dtype=np.float64)  # None is NaN: left out
+            axes.plot(np.arange(len(percent)), percent, color=colour, label=name, marker=".")
+    for axes, what in zip(panels, ("precision", "recall"), strict=True):
+        axes.set(xlabel="Hamming radius, bits", ylabel=f"{what}, %", ylim=(0, 102))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.25)
+        axes.legend(frameon=False, loc="center right")
     return _png(figure)
 
 

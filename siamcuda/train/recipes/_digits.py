@@ -1,4 +1,4 @@
-"""What the recipes on MNIST share: options, digits to learn and to test on, a picture of errors."""
+"""What the recipes on MNIST share: options, digits to learn and to test on, votes, pictures."""
 
 from __future__ import annotations
 
@@ -15,9 +15,17 @@ from siamcuda.train.augment import Augmentation, ImageViews
 from siamcuda.train.config import TrainConfig
 from siamcuda.train.data import ImageArray, load_mnist, load_mnist_5k
 from siamcuda.train.encoders import EncoderConfig, EncoderSpec, InputSpec
+from siamcuda.train.errors import InputError
 from siamcuda.train.runs import RunOptions
 
-__all__ = ["STORED_FAR", "DigitOptions", "draw_errors", "split_digits"]
+__all__ = [
+    "STORED_FAR",
+    "DigitOptions",
+    "check_neighbours",
+    "draw_errors",
+    "split_digits",
+    "vote",
+]
 
 DIGITS = InputSpec(1, 28, 28)
 #: False accept rate of two test digits at the threshold that is kept with the encoder. It, and the
@@ -101,3 +109,31 @@ def draw_errors(
     return plots.image_pairs(
         list(unseen.images[wrong].numpy()), list(beside.numpy()), captions, title
     )
+
+
+def check_neighbours(neighbours: int, known: ImageArray) -> None:
+    """Raise InputError where more neighbours are asked for than there are digits."""
+    if not 1 <= neighbours <= len(known):
+        raise InputError(f"neighbours: must lie in 1 to {len(known):,}, got {neighbours}")
+
+
+def vote(neighbours: Tensor, classes: int) -> Tensor:
+    """The class that most of the nearest neighbours have; of several, that of the nearest one.
+
+    Args:
+        neighbours: (Q, k) int64, classes of the k nearest, the nearest first.
+        classes: how many there are.
+
+    Returns:
+        (Q,) int64.
+
+    Example:
+        >>> vote(torch.tensor([[2, 0, 0], [2, 0, 1]]), classes=3).tolist()
+        [0, 2]
+    """
+    queries, k = neighbours.shape
+    counts = torch.zeros(queries, classes, dtype=torch.int64)
+    counts.scatter_add_(1, neighbours, torch.ones_like(neighbours))
+    ranks = torch.arange(k).expand(queries, k)
+    first = torch.full((queries, classes), k).scatter_reduce_(1, neighbours, ranks, "amin")
+    return (counts * (k + 1) - first).argmax(1)

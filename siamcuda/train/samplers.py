@@ -37,20 +37,20 @@ class PKSampler:
     Args:
         labels: (N,) integers, the class of each example.
         classes: P of the joined batch; where there are fewer classes, all of them.
-        examples: K; a class with fewer repeats some.
+        examples: K; a class with fewer repeats some. 1 is for examples that are pairs themselves.
         seed: of all epochs.
         rank: this process, of ``ranks``.
         ranks: processes that share a batch.
 
     Raises:
-        InputError: fewer than two classes, or no class with two examples.
+        InputError: fewer than two classes, or with K above 1 no class with two examples.
     """
 
     def __init__(
         self, labels: Tensor, classes: int, examples: int, seed: int, rank: int = 0, ranks: int = 1
     ) -> None:
         self.rows = _rows_by_class(labels)
-        _check_classes(self.rows)
+        _check_classes(self.rows, min(examples, 2))
         self.classes = min(classes, len(self.rows))
         self.examples, self.seed, self.rank, self.ranks = examples, seed, rank, ranks
         self.batches = max(1, round(len(labels) / (self.classes * self.examples)))
@@ -157,10 +157,10 @@ class _LazyPairs(Sequence[Tensor]):
         return self.sampler.batch(self.of_epoch, self.numbers[index])
 
 
-def _check_classes(by_class: list[Tensor]) -> None:
+def _check_classes(by_class: list[Tensor], wanted: int = 2) -> None:
     if len(by_class) < 2:
         raise InputError(
             f"labels: {len(by_class)} class in the training set; telling apart takes two"
         )
-    if all(len(rows) < 2 for rows in by_class):
+    if all(len(rows) < wanted for rows in by_class):
         raise InputError("labels: no class has two examples, so there is no genuine pair")

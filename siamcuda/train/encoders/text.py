@@ -64,6 +64,10 @@ class TextEncoder(nn.Module):
         )
         self.skip = nn.Linear(width, embedding, bias=False)
         self.normalize = normalize
+        # Small: an optimizer's steps have a length of their own, and a vector that is long to begin
+        # with hardly turns in the few steps that a rare word gets.
+        with torch.no_grad():
+            self.bag.weight.mul_(0.02)
         nn.init.zeros_(self.score.weight)  # a plain mean to begin with
 
     def weights(self, ids: Tensor) -> Tensor:

@@ -272,7 +272,7 @@ def test_text_pairs_are_learned_and_resumed(chunk: int, tmp_path: Path) -> None:
     def made() -> System:
         return System(
             model=spec.build(0),
-            objective=BothSides(AllPairs(reduction="mean_active")),
+            objective=BothSides(AllPairs("chopra", q=1.0)),
             examples=pairs,
             sampler=PKSampler(pairs.labels, classes=8, examples=1, seed=0),
             transform=TextViews(WORDS, drop=0.1),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from bench.cells import Row, markdown, setting_of
 from bench.results import number
-from bench.training import PARTS, REFERENCE, SUITE
+from bench.training import PARTS, PRODUCT, REFERENCE, SUITE
 
 NOTHING = "Not recorded yet."
 
@@ -38,23 +38,23 @@ def _steps(rows: Sequence[Row]) -> str:
     found = _others(rows)
     lines = []
     for row in _chosen(rows):
-        theirs = found.get((*setting_of(row), REFERENCE))
-        memory = [
-            f"{float(r['peak_mib']):.0f}" if r and r["peak_mib"] else "" for r in (row, theirs)
+        theirs = [found.get((*setting_of(row), peer)) for peer in (REFERENCE, PRODUCT)]
+        cells = [
+            cell
+            for r in theirs
+            for cell in ([f"{float(r['score_rounds']):.2f}x", _mib(r)] if r else ["", ""])
         ]
         lines.append(
             [
-                row["op"], row["rows"], row["threads"], _rate(row),
-                _rate(theirs) if theirs else "not run: B³",
-                f"{float(theirs['score_rounds']):.2f}x" if theirs else "",
-                *memory, f"{float(row['busy']):.2f}",
+                row["op"], row["rows"], row["threads"], _rate(row), _mib(row), *cells,
+                f"{float(row['busy']):.2f}",
             ]
         )  # fmt: skip
     if not lines:
         return NOTHING
     header = (
-        "objective, encoder", "rows", "threads", "steps a second", "plain PyTorch's", "ratio",
-        "MiB a step", "its MiB", "processors at work",
+        "objective, encoder", "rows", "threads", "our steps a second", "MiB a step",
+        "reference / ours", "its MiB", "product / ours", "its MiB", "processors at work",
     )  # fmt: skip
     return markdown(header, lines)
 
@@ -68,7 +68,7 @@ def _parts(rows: Sequence[Row]) -> str:
         if not any(own.values()):
             continue
         shares = {part: number(r, "score_rounds") for part, r in own.items() if r}
-        known = sum(share or 0 for part, share in shares.items() if part != "reference loss")
+        known = sum(share or 0 for part, share in shares.items() if part != "plain loss")
         cells = [_percent(shares.get(part)) for part in PARTS]
         lines.append([row["op"], row["rows"], row["threads"], *cells, _percent(1 - known)])
     if not lines:

@@ -77,7 +77,7 @@ def test_every_file_is_left_and_people_are_agreed_with(
     metrics = text_similarity.run(options)
     assert {path.name for path in options.out.iterdir()} == {
         "config.json", "checkpoint.safetensors", "calibrator.json", "history.json", "metrics.json",
-        "tensorboard", "training.png", "words.png", "systems.png",
+        "tensorboard", "training.png", "judged.png", "systems.png",
     }  # fmt: skip
     assert json.loads((options.out / "metrics.json").read_text()) == metrics
     assert (metrics["pairs_train"], metrics["pairs_held_out"]) == (150 - 15 + 30, 15)
@@ -106,7 +106,7 @@ def test_validation_looks_at_no_judgement(options: text_similarity.TextSimilarit
     assert all(list(figures) == ["recall_at_1"] for figures in metrics["systems"].values())
     assert "recall@1" in text_similarity.headline(metrics)
     assert "WordSim353" not in text_similarity.table(metrics)
-    assert not (options.out / "words.png").exists()
+    assert not (options.out / "judged.png").exists()
 
 
 @pytest.mark.parametrize(

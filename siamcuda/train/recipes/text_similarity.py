@@ -147,7 +147,7 @@ def run(options: TextSimilarity) -> dict[str, Any]:
         "objective": asdict(options.objective),
         "held_out": texts.held_out.digest(),
     }
-    folder = RunFolder(options.out, ("words.png", "systems.png"))
+    folder = RunFolder(options.out, ("judged.png", "systems.png"))
     judged = {name: pairs.digest() for name, pairs in texts.words.items()}
     config = options.config(
         known=texts.known.digest(), judged=judged, validate=options.validate,
@@ -389,8 +389,11 @@ def _draw(
         label: {name: figures[kind] for name, figures in tested.items()}
         for kind, label in kinds.items()
     }
-    title = "Spearman's correlation with people, and the nearest of held-out pairs"
-    bars = plots.grouped_bars(groups, "correlation, recall", title)
+    title, ylabel = "The nearest of held-out pairs", "recall"
+    if not validate:
+        title = "Spearman's correlation with people, and the nearest of held-out pairs"
+        ylabel = "correlation, recall"
+    bars = plots.grouped_bars(groups, ylabel, title)
     write_atomically(path / "systems.png", bars)
     if validate:
         return
@@ -403,7 +406,7 @@ def _draw(
     scatter = plots.scatter(
         panels, "score by people", "cosine of the embeddings", "What people say, and the encoder"
     )
-    write_atomically(path / "words.png", scatter)
+    write_atomically(path / "judged.png", scatter)
 
 
 def table(metrics: dict[str, Any]) -> str:
@@ -449,7 +452,7 @@ RECIPE = Recipe(
     data="WordNet's glosses and examples, Lee's news; WordSim353, SimLex999",
     pictures={
         "systems.png": "Each system on each set",
-        "words.png": "Every judged pair: people's score and the encoder's cosine",
+        "judged.png": "Every judged pair: people's score and the encoder's cosine",
         "training.png": "Loss and distances by epoch, and held-out glosses that miss their example",
     },
     quick=TextSimilarity(

@@ -93,7 +93,7 @@ def test_recipes_are_found_without_importing_them() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    line = "chopra-faces  Face verification as Chopra, Hadsell and LeCun (2005) test it"
+    line = "Face verification as Chopra, Hadsell and LeCun (2005) test it"
     assert done.stdout.count(line) == 2
 
 

@@ -51,6 +51,9 @@ MOST_TRIPLETS = 256
 #: Differences of all pairs take B x B x D floats several times over: not beyond these rows.
 MOST_DIFFERENCES = 1024
 
+#: Rows of digits, where the encoder takes the time and few sizes say all; 256 for the others.
+DIGITS = {"all pairs": (64, 256, 1024, 4096), "hard triplets": (256, 1024)}
+
 OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "all pairs": partial(AllPairs, margin=1.0),
     "drawn pairs": DrawnPairs,
@@ -267,7 +270,7 @@ def cases(quick: bool = False) -> Iterator[Case]:
         if quick:
             yield _case(objective, "linear", 64, parts=True)
             continue
-        for rows in (64, 256, 1024, 4096) if objective == "all pairs" else (256, 1024):
+        for rows in DIGITS.get(objective, (256,)):
             yield _case(objective, "fast", rows, parts=rows == 256)
         for rows in (64, 256, 1024, 4096):
             yield _case(objective, "linear", rows, parts=rows == 1024)

@@ -22,7 +22,7 @@ from bench import gpu, harness, limits, results, table
 from bench.results import BenchError
 
 #: Modules of this package with ``cases(quick)``.
-SUITES = ("paired", "batch", "gallery", "verification")
+SUITES = ("paired", "batch", "gallery", "verification", "training")
 #: Those with ``cuda_cases(quick)``. The losses over a batch come first: a GPU's time may end early.
 CUDA_SUITES = ("batch", "paired")
 QUICK_CSV = results.ROOT / "build" / "bench" / "quick.csv"

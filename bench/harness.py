@@ -175,6 +175,8 @@ class Timing:
     inner: int
     seconds: list[float] = field(default_factory=list)
     faults: float = 0.0
+    #: Processors at work, the mean over rounds.
+    busy: float = 0.0
 
     @property
     def median(self) -> float:
@@ -333,7 +335,10 @@ def interleave(
                 with _blame(timing.peer):
                     timing.peer.step()  # untimed: drops what the peer before left behind
                     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+                    began, used = time.perf_counter(), time.process_time()
                     timing.seconds.append(_run(timing.peer.step, timing.inner, now))
+                    used, passed = time.process_time() - used, time.perf_counter() - began
+                    timing.busy += used / max(passed, 1e-9) / rounds
                     after = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
                     timing.faults += (after - before) / timing.inner / rounds
     finally:
@@ -513,7 +518,7 @@ def _rows(
             "median_us": 1e6 * timing.median,
             "p20_us": 1e6 * timing.quantile(0.2), "p80_us": 1e6 * timing.quantile(0.8),
             "rounds": len(timing.seconds), "inner": timing.inner, "clock": effort.clock,
-            "peak_mib": memory.get(id(peer)), "faults": timing.faults,
+            "peak_mib": memory.get(id(peer)), "faults": timing.faults, "busy": timing.busy,
         }  # fmt: skip
         row |= _reached(replace(case, reads=peer.reads or case.reads), timing.median, limits)
         if timing is not ours:

@@ -37,8 +37,8 @@ COLUMNS = (
     # bytes that the task must move, how fast they moved, and the share of the machine's limit; of
     # the suite "engine" the limit is the FMA peak in GFLOP/s
     "bytes", "gbps", "of_limit", "limit",
-    # memory above the inputs in one step, page faults a step
-    "peak_mib", "faults",
+    # memory above the inputs in one step, page faults a step, processors at work
+    "peak_mib", "faults", "busy",
     # the machine; load is its mean over the last minute
     "load",
     "cpu", "gpu", "cores", "kernel", "thp", "python", "torch", "numpy", "simd", "compiler",

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from bench import results, table_search, table_verification
+from bench import results, table_search, table_training, table_verification
 from bench.cells import (
     GRAPH,
     HEADER,
@@ -218,6 +218,7 @@ SECTIONS: dict[str, Callable[[Sequence[Row]], str]] = {
     "traffic": _traffic,
     **table_search.SECTIONS,
     **table_verification.SECTIONS,
+    **table_training.SECTIONS,
 }
 
 

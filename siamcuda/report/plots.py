@@ -26,11 +26,13 @@ __all__ = [
     "by_epoch",
     "distance_histogram",
     "embedding_map",
+    "grouped_bars",
     "image_pairs",
     "loss_surface",
     "radius_curves",
     "retrieval_grid",
     "roc",
+    "scatter",
     "training_curve",
 ]
 
@@ -41,6 +43,7 @@ _FRAMES: dict[bool, dict[str, Any]] = {
     True: {"edgecolor": _GENUINE, "linewidth": 1.2},
     False: {"edgecolor": _IMPOSTOR, "linewidth": 2.8},
 }
+_SYSTEMS = (*_PROTOCOLS, "#6b8e6b", "#9a9a9a")
 
 
 def training_curve(
@@ -396,6 +399,64 @@ def loss_surface(q: float, margin: float | None = None) -> bytes:
     flat.annotate("genuine + m < impostor", (0.04 * q, 0.93 * q), color="white", fontsize=9,
                   bbox={"facecolor": _NEUTRAL, "edgecolor": "none", "alpha": 0.85})  # fmt: skip
     flat.set(**labels, xlim=(0, q), ylim=(0, q), aspect="equal")
+    return _png(figure)
+
+
+def grouped_bars(
+    groups: Mapping[str, Mapping[str, float | None]], ylabel: str, title: str
+) -> bytes:
+    """Draw a bar for each system in each group, with its value; a dash where it has none.
+
+    Args:
+        groups: name -> {system: value}, the same systems in each.
+        ylabel: what the values are.
+        title: heading of the figure.
+    """
+    systems = list(next(iter(groups.values())))
+    figure = Figure(figsize=(max(6.4, 0.55 * len(groups) * len(systems)), 3.8),
+                    layout="constrained")  # fmt: skip
+    figure.suptitle(title, fontsize=11)
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    width = 0.8 / len(systems)
+    for number, system in enumerate(systems):
+        places = np.arange(len(groups)) + (number - (len(systems) - 1) / 2) * width
+        values = [group[system] for group in groups.values()]
+        axes.bar(places, [value or 0 for value in values], 0.92 * width, label=system,
+                 color=_SYSTEMS[number % len(_SYSTEMS)])  # fmt: skip
+        for place, value in zip(places, values, strict=True):
+            text = "–" if value is None else f"{value:.2f}"
+            below = value is not None and value < 0
+            axes.annotate(text, (place, value or 0), (0, -2 if below else 2), ha="center",
+                          va="top" if below else "bottom", textcoords="offset points",
+                          fontsize=8)  # fmt: skip
+    axes.set_xticks(np.arange(len(groups)), list(groups))
+    axes.tick_params(axis="x", length=0)
+    axes.axhline(0, color=_NEUTRAL, linewidth=0.8)
+    axes.margins(y=0.08)
+    axes.set(ylabel=ylabel)
+    figure.legend(loc="outside lower center", ncols=len(systems), frameon=False, fontsize=9)
+    return _png(figure)
+
+
+def scatter(
+    panels: Mapping[str, tuple[NDArray[np.floating], NDArray[np.floating]]],
+    xlabel: str,
+    ylabel: str,
+    title: str,
+) -> bytes:
+    """Draw points, one panel a set.
+
+    Args:
+        panels: name -> (x, y), each (N,).
+        xlabel: what x is.
+        ylabel: what y is.
+        title: heading of the figure.
+    """
+    figure, places = _axes(len(panels), title)
+    for axes, (name, (x, y)) in zip(places, panels.items(), strict=True):
+        axes.scatter(x, y, s=9, color=_PROTOCOLS[0], alpha=0.35, linewidths=0)
+        axes.set(xlabel=xlabel, ylabel=ylabel, title=f"{name}, {len(x):,} pairs")
     return _png(figure)
 
 

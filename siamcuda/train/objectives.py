@@ -20,10 +20,11 @@ import siamcuda
 from siamcuda import reference
 from siamcuda.train.config import check_choices
 from siamcuda.train.errors import InputError
-from siamcuda.train.system import Outcome
+from siamcuda.train.system import Objective, Outcome
 
 __all__ = [
     "AllPairs",
+    "BothSides",
     "ClassifiedPairs",
     "ComparedPairs",
     "DrawnPairs",
@@ -260,6 +261,32 @@ class ComparedPairs(nn.Module):
         loss, figures = self.pairs.of((x1, x2, y), tell)
         seen = (x1, x2) if self.joint else (x1.detach(), x2.detach())
         return Outcome(loss + functional.cross_entropy(self.head(*seen), y), figures)
+
+
+class BothSides(nn.Module):
+    """Examples that are pairs: both sides of a pair are rows of one batch, and of one class.
+
+    Two pairs of one class are genuine pairs of each other too. A module, so that what the objective
+    may have to learn is trained.
+
+    Args:
+        objective: of all rows.
+    """
+
+    def __init__(self, objective: Objective) -> None:
+        super().__init__()
+        self.objective = objective
+
+    def forward(
+        self, outputs: Tensor, labels: Tensor, generator: torch.Generator, tell: bool
+    ) -> Outcome:
+        """The objective's; outputs (2B, D), the left sides and then the right ones; labels (B,)."""
+        if len(outputs) != 2 * len(labels):
+            raise ValueError(
+                f"outputs: {2 * len(labels)} rows are expected, two for each of {len(labels)} "
+                f"pairs, got {tuple(outputs.shape)}"
+            )
+        return self.objective(outputs, labels.repeat(2), generator, tell)
 
 
 def balanced_pairs(

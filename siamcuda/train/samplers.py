@@ -38,13 +38,13 @@ class PKSampler:
     Args:
         labels: (N,) integers, the class of each example.
         classes: P of the joined batch; where there are fewer classes, all of them.
-        examples: K; a class with fewer repeats some.
+        examples: K; a class with fewer repeats some. 1 is for examples that are pairs themselves.
         seed: of all epochs.
         rank: this process; by default as torchrun, or the process group, says.
         ranks: processes that share a batch; likewise.
 
     Raises:
-        InputError: fewer than two classes, or no class with two examples.
+        InputError: fewer than two classes, or with K above 1 no class with two examples.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class PKSampler:
         rank: int | None = None, ranks: int | None = None,
     ) -> None:  # fmt: skip
         self.rows = _rows_by_class(labels)
-        _check_classes(self.rows)
+        _check_classes(self.rows, min(examples, 2))
         self.classes = min(classes, len(self.rows))
         self.examples, self.seed = examples, seed
         self.rank, self.ranks = _placed(rank, ranks)
@@ -167,10 +167,10 @@ def _placed(rank: int | None, ranks: int | None) -> tuple[int, int]:
     return here if rank is None else rank, all_here if ranks is None else ranks
 
 
-def _check_classes(by_class: list[Tensor]) -> None:
+def _check_classes(by_class: list[Tensor], wanted: int = 2) -> None:
     if len(by_class) < 2:
         raise InputError(
             f"labels: {len(by_class)} class in the training set; telling apart takes two"
         )
-    if all(len(rows) < 2 for rows in by_class):
+    if all(len(rows) < wanted for rows in by_class):
         raise InputError("labels: no class has two examples, so there is no genuine pair")

@@ -23,6 +23,7 @@ from siamcuda.train.data.text import TextPairs, make_pairs
 from siamcuda.train.errors import InputError
 
 __all__ = [
+    "WORDNET",
     "Lee",
     "halve_documents",
     "load_lee",

@@ -64,6 +64,10 @@ class TextEncoder(nn.Module):
         )
         self.skip = nn.Linear(width, embedding, bias=False)
         self.normalize = normalize
+        # Small: an optimizer's steps have a length of their own, and a vector that is long to begin
+        # with hardly turns in the few steps that a rare word gets.
+        with torch.no_grad():
+            self.bag.weight.mul_(0.02)
         nn.init.zeros_(self.score.weight)  # a plain mean to begin with
 
     def weights(self, ids: Tensor) -> Tensor:
@@ -86,8 +90,11 @@ class TextEncoder(nn.Module):
     @torch.no_grad()
     def weigh_by_rarity(self, ids: Tensor) -> None:
         """Start the weights as inverse document frequencies of the rows of ``ids`` (N, L)."""
-        rows = torch.arange(len(ids)).unsqueeze(1).expand_as(ids)
-        pairs = torch.unique(torch.stack([rows, ids.cpu()], 2)[ids.cpu() != 0], dim=0)
-        documents = torch.bincount(pairs[:, 1], minlength=self.ids)
+        documents = torch.zeros(self.ids, dtype=torch.int64)
+        for part in ids.cpu().split(1024):  # at once, long rows of many texts take gigabytes
+            ordered = part.sort(1).values
+            first = torch.ones_like(ordered, dtype=torch.bool)
+            first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+            documents += torch.bincount(ordered[first & (ordered != 0)], minlength=self.ids)
         rarity = torch.log((1 + len(ids)) / (1 + documents.double())) + 1
         self.score.weight.copy_(rarity.log().unsqueeze(1))

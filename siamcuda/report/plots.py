@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from siamcuda.verification import VerificationReport
 
-__all__ = ["distance_histogram", "image_pairs", "roc", "training_curve"]
+__all__ = ["distance_histogram", "image_pairs", "picture_rows", "roc", "training_curve"]
 
 _GENUINE, _IMPOSTOR, _NEUTRAL = "#1b7f5c", "#c8553d", "#44546a"
 _PROTOCOLS = ("#2f5d9b", "#d08a1d", "#7a4b94")
@@ -130,6 +130,43 @@ def image_pairs(
             axes.imshow(both, cmap="gray_r", vmin=0, vmax=255, interpolation="nearest")
             axes.set_title(captions[index], fontsize=7, pad=2)
     return _png(figure)
+
+
+def picture_rows(
+    rows: Mapping[str, Mapping[str, NDArray[np.uint8]]], title: str, width: float = 7.5
+) -> bytes:
+    """Draw rows of pictures, each with a caption, in 256 colours: photographs stay small files.
+
+    Args:
+        rows: what stands before a row -> caption -> picture (H, W, 3); as many pictures in each,
+            of one shape in a row.
+        title: heading of the figure.
+        width: of the figure, in inches.
+    """
+    count = max(len(pictures) for pictures in rows.values())
+    shapes = [next(iter(pictures.values())).shape for pictures in rows.values()]
+    heights = [width / count * height / breadth + 0.25 for height, breadth, _ in shapes]
+    figure = Figure(figsize=(width, sum(heights) + 0.4), layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    panels = figure.subplots(len(rows), count, squeeze=False, height_ratios=heights)
+    for line, (name, pictures) in zip(panels, rows.items(), strict=True):
+        for axes, (caption, picture) in zip(line, pictures.items(), strict=True):
+            axes.imshow(picture, interpolation="antialiased")
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+            axes.set_title(caption, fontsize=8, pad=3)
+        line[0].set_ylabel(name, fontsize=8)
+    return _few_colours(_png(figure))
+
+
+def _few_colours(png: bytes) -> bytes:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    with Image.open(io.BytesIO(png)) as image:
+        few = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+        few.save(buffer, "png", optimize=True)
+    return buffer.getvalue()
 
 
 def roc(

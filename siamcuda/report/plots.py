@@ -16,7 +16,14 @@ from numpy.typing import NDArray
 
 from siamcuda.verification import VerificationReport
 
-__all__ = ["distance_histogram", "image_pairs", "picture_rows", "roc", "training_curve"]
+__all__ = [
+    "distance_histogram",
+    "few_colours",
+    "image_pairs",
+    "picture_rows",
+    "roc",
+    "training_curve",
+]
 
 _GENUINE, _IMPOSTOR, _NEUTRAL = "#1b7f5c", "#c8553d", "#44546a"
 _PROTOCOLS = ("#2f5d9b", "#d08a1d", "#7a4b94")
@@ -156,10 +163,11 @@ def picture_rows(
             axes.spines[:].set_visible(False)
             axes.set_title(caption, fontsize=8, pad=3)
         line[0].set_ylabel(name, fontsize=8)
-    return _few_colours(_png(figure))
+    return few_colours(_png(figure))
 
 
-def _few_colours(png: bytes) -> bytes:
+def few_colours(png: bytes) -> bytes:
+    """Bring a PNG to a palette of 256 colours, a third of the bytes where it shows photographs."""
     from PIL import Image
 
     buffer = io.BytesIO()

@@ -26,7 +26,7 @@ class EdgeNet(nn.Module):
     head      linear                                     embedding
     ========  =========================================  ============
 
-    PARAMS parameters and MFLOPS MFLOP for 3 x 28 x 12. Unlike the other encoders it takes colours
+    437,440 parameters and 16.8 MFLOP for 3 x 28 x 12. Unlike the other encoders it takes colours
     as they are: whether two strips have one brightness is half of what tells neighbours, so no
     strip is standardised by itself; there is no norm over the batch either. Embeddings have any
     length, for the same reason.

@@ -65,6 +65,8 @@ CONTRAST = 10.0
 #: Rows or columns by which the patches of a near pair are off, and of a far one at least.
 NEAR, FAR = (16, 48), 64
 RECALL = 0.95
+#: Pairs in the picture of mistakes.
+SHOWN = 40
 #: False accept rate of two patches at the threshold that is kept with the plain Siamese encoder.
 #: It, and the calibrator, come from the tested pairs, which the reported figures are of too.
 STORED_FAR = 0.01
@@ -268,7 +270,7 @@ def run(options: TwoChannelPatches) -> dict[str, Any]:
         learned=learned.digest(),
         tests={name: pairs.digest() for name, pairs in tests.items()},
     )
-    folder = RunFolder(options.out, ("roc.png", "matches.png", "mistakes.png"))
+    folder = RunFolder(options.out, ("roc.png", "mistakes.png"))
     return folder.complete(
         config, options.fresh, options.threads,
         lambda: _made(options, folder, config, own, learned, tests),
@@ -393,11 +395,27 @@ def _draw(
     folder: Path, pairs: WindowPairs, distances: Mapping[str, Tensor],
     reports: Mapping[str, VerificationReport], source: str,
 ) -> None:  # fmt: skip
-    picture = plots.roc(
+    curves = plots.roc(
         {NETWORKS[kind]: [report] for kind, report in reports.items()}, {},
         f"Patches of one place or of two: {source}, never seen in training",
     )  # fmt: skip
-    write_atomically(folder / "roc.png", picture)
+    write_atomically(folder / "roc.png", curves)
+    rows = hardest(distances["two_channel"], pairs.labels, SHOWN // 2)
+    stored = pairs.load(rows)
+    cut = (stored.shape[-1] - PATCH) // 2  # windows are shown without what views may show
+    patches = stored[..., cut : cut + PATCH, cut : cut + PATCH].permute(0, 1, 3, 4, 2)
+    left, right = (list(half.expand(-1, -1, -1, 3).numpy()) for half in patches.unbind(1))
+    captions = ["one place" if y == 0 else "two places" for y in pairs.labels[rows].tolist()]
+    title = f"{source}: the matches that score worst, and the pairs of two places that score best"
+    picture = plots.image_pairs(left, right, captions, title)
+    write_atomically(folder / "mistakes.png", plots.few_colours(picture))
+
+
+def hardest(distances: Tensor, labels: Tensor, count: int) -> Tensor:
+    """Rows of the ``count`` matches farthest apart, then of the other pairs closest together."""
+    order = distances.argsort(stable=True)
+    of_order = labels[order]
+    return torch.cat([order[of_order == 0].flip(0)[:count], order[of_order == 1][:count]])
 
 
 def table(metrics: dict[str, Any]) -> str:
@@ -433,6 +451,7 @@ RECIPE = Recipe(
     data="scikit-image's photographs; tested on a stereo pair and others",
     pictures={
         "roc.png": "Matches of the stereo pair that are found, by false positives",
+        "mistakes.png": "Where the two-channel network errs most, in the same places",
         "training.png": "Loss and accuracy of the two-channel network by epoch",
     },
     quick=TwoChannelPatches(pairs=256, test_pairs=64, train=TrainConfig(epochs=1, device="cpu")),

@@ -26,9 +26,11 @@ __all__ = [
     "by_epoch",
     "distance_histogram",
     "embedding_map",
+    "few_colours",
     "grouped_bars",
     "image_pairs",
     "loss_surface",
+    "picture_rows",
     "radius_curves",
     "retrieval_grid",
     "roc",
@@ -313,6 +315,44 @@ def radius_curves(
         axes.grid(alpha=0.25)
         axes.legend(frameon=False, loc="center right")
     return _png(figure)
+
+
+def picture_rows(
+    rows: Mapping[str, Mapping[str, NDArray[np.uint8]]], title: str, width: float = 7.5
+) -> bytes:
+    """Draw rows of pictures, each with a caption, in 256 colours: photographs stay small files.
+
+    Args:
+        rows: what stands before a row -> caption -> picture (H, W, 3); as many pictures in each,
+            of one shape in a row.
+        title: heading of the figure.
+        width: of the figure, in inches.
+    """
+    count = max(len(pictures) for pictures in rows.values())
+    shapes = [next(iter(pictures.values())).shape for pictures in rows.values()]
+    heights = [width / count * height / breadth + 0.25 for height, breadth, _ in shapes]
+    figure = Figure(figsize=(width, sum(heights) + 0.4), layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    panels = figure.subplots(len(rows), count, squeeze=False, height_ratios=heights)
+    for line, (name, pictures) in zip(panels, rows.items(), strict=True):
+        for axes, (caption, picture) in zip(line, pictures.items(), strict=True):
+            axes.imshow(picture, interpolation="antialiased")
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+            axes.set_title(caption, fontsize=8, pad=3)
+        line[0].set_ylabel(name, fontsize=8)
+    return few_colours(_png(figure))
+
+
+def few_colours(png: bytes) -> bytes:
+    """Bring a PNG to a palette of 256 colours, a third of the bytes where it shows photographs."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    with Image.open(io.BytesIO(png)) as image:
+        few = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+        few.save(buffer, "png", optimize=True)
+    return buffer.getvalue()
 
 
 def roc(

@@ -48,6 +48,8 @@ class ImageViews:
     Args:
         size: (h, w) of a view.
         augmentation: how far a random view may lie from the picture.
+        part: share of the picture's height and width that a plain view shows, its middle. What is
+            around it comes into random views, instead of a border of repeated pixels.
 
     Called with uint8 images (B, H, W) or (B, C, H, W), or pairs of such, (B, 2, C, H, W), and a
     generator or None. Returns floats in [0, 1] (but for the noise of random views), (B, C, h, w) or
@@ -65,6 +67,7 @@ class ImageViews:
 
     size: tuple[int, int]
     augmentation: Augmentation = field(default_factory=Augmentation)
+    part: float = 1.0
 
     def __call__(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
         """Make one view of each image; see the class."""
@@ -75,25 +78,26 @@ class ImageViews:
             )
         single = images.flatten(0, 1) if images.ndim == 5 else images
         if generator is None:
-            views = resize(single, self.size)
+            views = resize(single, self.size, self.part)
         else:
-            views = random_views(single, self.size, self.augmentation, generator)
+            views = random_views(single, self.size, self.augmentation, generator, self.part)
         return views.reshape(*images.shape[:2], *views.shape[1:]) if images.ndim == 5 else views
 
 
-def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bring uint8 images to ``size`` without any distortion.
+def resize(images: Tensor, size: tuple[int, int], part: float = 1.0) -> Tensor:
+    """Bring uint8 images, or that part of them in the middle, to ``size`` without any distortion.
 
     (N, H, W) or (N, C, H, W) -> (N, 1, *size) or (N, C, *size) floats in [0, 1].
     """
     pixels = _pixels(images)
-    identity = torch.eye(2, 3).expand(len(images), 2, 3)
+    identity = (part * torch.eye(2, 3)).expand(len(images), 2, 3)
     return _sample(pixels, identity, size)
 
 
 def random_views(
-    images: Tensor, size: tuple[int, int], settings: Augmentation, generator: torch.Generator
-) -> Tensor:
+    images: Tensor, size: tuple[int, int], settings: Augmentation, generator: torch.Generator,
+    part: float = 1.0,
+) -> Tensor:  # fmt: skip
     """Draw one random view of each uint8 image, all its channels alike but for the noise.
 
     (N, H, W) or (N, C, H, W) -> (N, 1, *size) or (N, C, *size) floats, in [0, 1] but for the noise.
@@ -121,7 +125,7 @@ def random_views(
     linear = turn @ slant * zoom[:, None, :]
     linear[:, :, 0] *= mirror[:, None]
     offset = symmetric(2) * 2 * settings.shift
-    affine = torch.cat([linear, offset[:, :, None]], 2)  # (n, 2, 3)
+    affine = part * torch.cat([linear, offset[:, :, None]], 2)  # (n, 2, 3)
 
     pixels = _pixels(images)
     views = _sample(pixels, affine, size)

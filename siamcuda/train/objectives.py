@@ -18,6 +18,7 @@ from torch.nn import functional
 
 import siamcuda
 from siamcuda import reference
+from siamcuda.functional import LossStats
 from siamcuda.train.config import check_choices
 from siamcuda.train.errors import InputError
 from siamcuda.train.system import Objective, Outcome
@@ -27,8 +28,10 @@ __all__ = [
     "BothSides",
     "ClassifiedPairs",
     "ComparedPairs",
+    "CrossTriplets",
     "DrawnPairs",
     "HardPairs",
+    "LabelledPairs",
     "PairScores",
     "Triplets",
     "balanced_pairs",
@@ -125,6 +128,19 @@ class DrawnPairs(_Options):
         return Outcome(loss, _energies(x1, x2, y, self.energy) if tell else {})
 
 
+@dataclass(frozen=True)
+class LabelledPairs(DrawnPairs):
+    """Pairs with a verdict each, as a PairFile has them, both halves encoded alike (Branches)."""
+
+    def __call__(
+        self, outputs: Tensor, labels: Tensor, generator: torch.Generator, tell: bool
+    ) -> Outcome:
+        """The mean over the pairs; outputs (B, 2, D), labels 0 similar, 1 not."""
+        x1, x2 = outputs.unbind(1)
+        loss = _paired_loss(self, x1, x2, labels)
+        return Outcome(loss, _energies(x1, x2, labels, self.energy) if tell else {})
+
+
 def _batch_loss(
     name: str, losses: Losses, outputs: Tensor, labels: Tensor, tell: bool, **options: Any
 ) -> Outcome:
@@ -141,12 +157,16 @@ def _batch_loss(
     if not tell:
         return Outcome(getattr(source, name)(outputs, labels, **options), {})
     loss, stats = getattr(source, name)(outputs, labels, return_stats=True, **options)
-    figures: Mapping[str, Tensor] = {
+    return Outcome(loss, _told(stats))
+
+
+def _told(stats: LossStats) -> Mapping[str, Tensor]:
+    """What is reported of a batch loss."""
+    return {
         "genuine": stats.mean_positive_distance,
         "impostor": stats.mean_negative_distance,
         "active": stats.active / stats.valid.clamp(min=1),
     }
-    return Outcome(loss, figures)
 
 
 @dataclass(frozen=True)
@@ -192,6 +212,35 @@ class Triplets(_Options):
             "batch_triplet_loss", self.losses, outputs, labels, tell, margin=self.margin,
             mining=self.mining, squared=self.squared, soft=self.soft, reduction=self.reduction,
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class CrossTriplets(Triplets):
+    """Pairs that belong together: each half is nearer to its other than to the halves of others.
+
+    Anchors are of one side, positives and negatives of the other, then the other way round: two
+    halves of one side are never compared, so the sides may lie wherever they like.
+    """
+
+    def __call__(
+        self, outputs: Tensor, labels: Tensor, generator: torch.Generator, tell: bool
+    ) -> Outcome:
+        """The mean over the triplets of both directions; outputs (B, 2, D)."""
+        pair = torch.arange(len(outputs), device=outputs.device)
+        source: Any = reference if self.losses == "reference" else siamcuda
+
+        def across(x1: Tensor, x2: Tensor, **options: Any) -> Any:
+            return source.batch_triplet_loss(
+                x1, pair, ref_embeddings=x2, ref_labels=pair, margin=self.margin,
+                mining=self.mining, squared=self.squared, soft=self.soft,
+                reduction=self.reduction, **options,
+            )  # fmt: skip
+
+        x1, x2 = (side.contiguous() for side in outputs.unbind(1))
+        if not tell or self.losses == "reference":
+            return Outcome((across(x1, x2) + across(x2, x1)) / 2, {})
+        loss, stats = across(x1, x2, return_stats=True)
+        return Outcome((loss + across(x2, x1)) / 2, _told(stats))
 
 
 @dataclass(frozen=True)

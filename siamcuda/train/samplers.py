@@ -1,4 +1,4 @@
-"""Which examples a step encodes: P×K of some classes, or pairs, half of them genuine.
+"""Which examples a step encodes: all in turn, P×K of some classes, or pairs, half of them genuine.
 
 Everything is drawn lazily and follows (seed, epoch) alone, so a resumed run sees what an
 uninterrupted one sees; with several ranks each takes every W-th row of the joined batch, which is
@@ -16,7 +16,7 @@ from torch import Tensor
 from siamcuda.train.errors import InputError
 from siamcuda.train.placement import rank_and_ranks
 
-__all__ = ["PKSampler", "PairSampler", "epoch_seed"]
+__all__ = ["PKSampler", "PairSampler", "ShuffledSampler", "epoch_seed"]
 
 
 def epoch_seed(seed: int, epoch: int) -> int:
@@ -28,6 +28,53 @@ def _rows_by_class(labels: Tensor) -> list[Tensor]:
     order = torch.argsort(labels, stable=True)
     counts = torch.unique_consecutive(labels[order], return_counts=True)[1]
     return list(order.split(counts.tolist()))
+
+
+class ShuffledSampler:
+    """Every example once an epoch, in an order of its own, in batches that differ by one at most.
+
+    For examples that are pairs with a verdict each (:class:`siamcuda.train.data.PairFile`), and for
+    others whose classes no batch need have a share of.
+
+    Args:
+        count: N examples.
+        batch: most rows of the joined batch. No short one is left at the end: batch norm would take
+            its statistics of that.
+        seed: of all epochs.
+        rank: this process; by default as torchrun, or the process group, says.
+        ranks: processes that share a batch; likewise.
+
+    Raises:
+        InputError: no examples, a batch of none, or batches with less than a row for each rank.
+
+    Example:
+        >>> [len(rows) for rows in ShuffledSampler(10, 4, seed=0).epoch(0)]
+        [4, 3, 3]
+    """
+
+    def __init__(
+        self, count: int, batch: int, seed: int, rank: int | None = None, ranks: int | None = None
+    ) -> None:
+        if count < 1:
+            raise InputError("examples: there is none to learn from")
+        if batch < 1:
+            raise InputError(f"batch: must be at least 1, got {batch}")
+        self.count, self.batches, self.seed = count, -(-count // batch), seed
+        self.rank, self.ranks = _placed(rank, ranks)
+        if count // self.batches < self.ranks:
+            raise InputError(
+                f"batch: {count // self.batches} rows are too few for {self.ranks} processes"
+            )
+
+    def __len__(self) -> int:
+        """Batches of an epoch."""
+        return self.batches
+
+    def epoch(self, epoch: int) -> list[Tensor]:
+        """Rows of each batch, (B,) int64."""
+        generator = torch.Generator().manual_seed(epoch_seed(self.seed, epoch))
+        order = torch.randperm(self.count, generator=generator)
+        return [rows[self.rank :: self.ranks] for rows in order.tensor_split(self.batches)]
 
 
 class PKSampler:

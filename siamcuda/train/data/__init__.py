@@ -21,6 +21,7 @@ from siamcuda.train.data import (
     signatures,
     text,
     text_sets,
+    windows,
 )
 from siamcuda.train.data.arrays import *
 from siamcuda.train.data.faces import *
@@ -35,6 +36,7 @@ from siamcuda.train.data.pictures import *
 from siamcuda.train.data.signatures import *
 from siamcuda.train.data.text import *
 from siamcuda.train.data.text_sets import *
+from siamcuda.train.data.windows import *
 
 __all__ = (
     arrays.__all__
@@ -50,6 +52,7 @@ __all__ = (
     + signatures.__all__
     + text.__all__
     + text_sets.__all__
+    + windows.__all__
 )
 
 if TYPE_CHECKING:  # mypy proves that each class is what a trainer takes
@@ -64,4 +67,5 @@ if TYPE_CHECKING:  # mypy proves that each class is what a trainer takes
         pairs.PairFile,
         signatures.Signatures,
         text.TextPairs,
+        windows.WindowPairs,
     ]

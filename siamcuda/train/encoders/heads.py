@@ -1,4 +1,4 @@
-"""Deciding on a pair by a learnt function of the difference of its encodings."""
+"""What a pair takes: two branches with the same weights, and a learnt verdict on two encodings."""
 
 from __future__ import annotations
 
@@ -7,7 +7,32 @@ from torch import Tensor, nn
 from siamcuda.train.encoders.layers import at_least
 from siamcuda.train.errors import InputError
 
-__all__ = ["DifferenceClassifier"]
+__all__ = ["Branches", "DifferenceClassifier"]
+
+
+class Branches(nn.Module):
+    """Both halves of pairs by one encoder: the two branches of a Siamese network share weights.
+
+    For examples that are pairs (:class:`siamcuda.train.data.PairFile`) and the objectives
+    ``LabelledPairs`` and ``CrossTriplets``; the encoder is what is kept.
+
+    Args:
+        encoder: (N, ...) -> (N, D).
+
+    Example:
+        >>> import torch
+        >>> Branches(nn.Flatten())(torch.rand(3, 2, 1, 4, 4)).shape
+        torch.Size([3, 2, 16])
+    """
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, pairs: Tensor) -> Tensor:
+        """(B, 2, ...) -> (B, 2, D)."""
+        embeddings: Tensor = self.encoder(pairs.flatten(0, 1))
+        return embeddings.reshape(len(pairs), 2, *embeddings.shape[1:])
 
 
 class DifferenceClassifier(nn.Module):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from siamcuda.train.encoders.chopra import ChopraNet
 from siamcuda.train.encoders.codes import CodeEncoder
+from siamcuda.train.encoders.edge import EdgeNet
 from siamcuda.train.encoders.fast import FastConvNet
 from siamcuda.train.encoders.layers import finish
 from siamcuda.train.encoders.options import did_you_mean, parameters_of, read_options
@@ -21,7 +22,7 @@ from siamcuda.train.encoders.small import SmallConvNet
 from siamcuda.train.encoders.spec import EncoderConfig, InputSpec
 from siamcuda.train.encoders.text import TextEncoder
 from siamcuda.train.encoders.tokens import Tokenizer
-from siamcuda.train.encoders.two_channel import TwoChannelNet
+from siamcuda.train.encoders.two_channel import PatchNet, TwoChannelNet
 from siamcuda.train.errors import InputError
 
 __all__ = ["ENCODERS", "EncoderSpec", "Entry", "Inputs", "UnitLength", "build_encoder"]
@@ -44,6 +45,8 @@ ENCODERS: dict[str, Entry] = {
     "small": Entry(SmallConvNet, "images"),
     "fast": Entry(FastConvNet, "images"),
     "residual": Entry(ResidualNet, "images"),
+    "edge": Entry(EdgeNet, "images"),
+    "patch": Entry(PatchNet, "images"),
     "two-channel": Entry(TwoChannelNet, "pairs"),
     "text": Entry(TextEncoder, "text"),
 }

@@ -1,0 +1,358 @@
+"""Torn pictures: which edges of tiles belong together, and the picture put back.
+
+A photograph is cut into square tiles, and at every edge of each some pixels are torn away, so that
+no line runs on across a seam: with the defaults tiles lie 32 pixels apart, 28 are left of each and
+4 are missing between two. A Siamese encoder takes the strip along an edge, the right one of a tile
+as it is and the left one mirrored, so that both look outwards; strips of tiles that were neighbours
+come to lie close together, by triplets across the two sides of a batch. Edges above and below are
+those of the transposed tile. Tiles are known to be upright, as in T. S. Cho, S. Avidan and W. T.
+Freeman (2010), "A Probabilistic Image Jigsaw Puzzle Solver".
+
+The figure is theirs: of all true neighbours of every tile, the share that is the first choice among
+all tiles of the picture, by the distance of two embeddings alone, on photographs never seen in
+training. Beside it stand, on the same tiles, their sum of squared colour differences across the
+edge (here in RGB), and the Mahalanobis gradient compatibility of A. C. Gallagher (2012), "Jigsaw
+Puzzles with Pieces of Unknown Orientation". Both were made for tiles that touch, so the gap hurts
+them most, and their published figures, of tiles that touch, are of another problem.
+
+Then the picture is put back by a tree after Gallagher's: pairs of tiles are joined from the surest
+on, unless two would overlap or leave the frame, and free places are filled one by one. The number
+of rows and columns is known. Photographs are those of scikit-image and the left one of its stereo
+pair. Settings are to be chosen with ``--validate``: two of the photographs that are learned from
+are tested on instead.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+import siamcuda
+from siamcuda._files import write_atomically
+from siamcuda.report import plots
+from siamcuda.train.config import TrainConfig, check_least
+from siamcuda.train.data import WindowPairs, load_stereo
+from siamcuda.train.data.classes import digest_of
+from siamcuda.train.encoders import Branches, EncoderConfig, EncoderSpec, InputSpec
+from siamcuda.train.errors import InputError
+from siamcuda.train.objectives import CrossTriplets
+from siamcuda.train.recipes import Recipe, _puzzle
+from siamcuda.train.recipes._photographs import read_photographs
+from siamcuda.train.recipes._puzzle import Costs, Tiles
+from siamcuda.train.runs import RunFolder, RunOptions
+from siamcuda.train.samplers import PKSampler
+from siamcuda.train.siamese import Siamese
+from siamcuda.train.system import System
+
+__all__ = ["RECIPE", "Fragments", "draw_seams", "edges", "learned_costs", "run", "table", "views"]
+
+#: Colour of a seam between tiles that weren't neighbours.
+WRONG = (214, 39, 40)
+#: What is compared, as the figures call them.
+COSTS = {"siamese": "Siamese", "gradients": "MGC", "colours": "colours"}
+
+
+@dataclass(frozen=True)
+class Fragments(RunOptions):
+    """Edges of torn tiles that belong together, and the picture put back."""
+
+    out: Path = Path("runs/fragments")  # run folder; a run that was interrupted there goes on
+    validate: bool = False  # never look at the test pictures: keep some of the others for that
+    pitch: int = 32  # pixels from one tile to the next
+    lost: int = 2  # pixels torn away at every edge of a tile; twice as many between two
+    strip: int = 12  # pixels of a tile, from the edge inwards, that the encoder sees
+    seams: int = 60_000  # between two tiles, to learn from
+    batch: int = 256  # seams, all of one picture
+    encoder: EncoderConfig = field(default_factory=lambda: EncoderConfig("edge", embedding=256))
+    objective: CrossTriplets = field(
+        default_factory=lambda: CrossTriplets(mining="hard", soft=True)
+    )
+    train: TrainConfig = field(
+        default_factory=lambda: TrainConfig(epochs=2, learning_rate=1e-3, device="cpu")
+    )
+
+    def check(self) -> None:
+        """Raise InputError that names the first setting that cannot work."""
+        check_least(self, lost=0, strip=1, seams=2, batch=2)
+        if self.tile < 2 or self.strip > self.tile:
+            raise InputError(
+                f"strip: {self.strip} pixels do not fit a tile of {self.tile} "
+                f"(pitch {self.pitch}, {self.lost} lost at every edge)"
+            )
+        self.spec.build(seed=0)  # an error comes before any folder
+        self.objective.check()
+        super().check()
+
+    @property
+    def tile(self) -> int:
+        """Height and width of what is left of a tile."""
+        return self.pitch - 2 * self.lost
+
+    @property
+    def spec(self) -> EncoderSpec:
+        """What the encoder is and takes."""
+        return EncoderSpec(self.encoder, InputSpec(3, self.tile, self.strip))
+
+
+# --- seams to learn from --------------------------------------------------------------------------
+
+
+def draw_seams(
+    pictures: Mapping[str, Tensor], count: int, tile: int, strip: int, gap: int, seed: int
+) -> WindowPairs:
+    """Draw strips on both sides of a gap anywhere in pictures, and in those lying on their side.
+
+    Args:
+        pictures: (3, H, W) uint8 each. Each is learned from at its own size and at half of it.
+        count: N seams, as many of each picture.
+        tile: height of a strip.
+        strip: width of a strip.
+        gap: pixels between the two.
+        seed: of the places.
+
+    Returns:
+        Pairs whose class is the picture they are of.
+
+    Raises:
+        InputError: a picture has no place for a seam.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    sources = {}
+    for name, picture in pictures.items():
+        half = functional.avg_pool2d(picture.float(), 2).round().byte()
+        for size, one in (("", picture), (", half", half)):
+            sources[name + size] = one
+            sources[f"{name}{size}, on its side"] = one.transpose(1, 2).contiguous()
+    places, labels = [], []
+    shares = torch.tensor_split(torch.arange(count), len(sources))
+    for number, ((name, picture), share) in enumerate(zip(sources.items(), shares, strict=True)):
+        rest = torch.tensor(picture.shape[1:]) - torch.tensor([tile, 2 * strip + gap])
+        if int(rest.min()) < 0:
+            raise InputError(f"data: {name} is too small for a seam of tiles of {tile}")
+        corner = (torch.rand(len(share), 2, generator=generator) * (rest + 1)).long()
+        other = corner + torch.tensor([0, strip + gap])
+        both = torch.stack([corner, other], 1)
+        places.append(functional.pad(both, (1, 0), value=number))
+        labels.append(torch.full((len(share),), number))
+    return WindowPairs(
+        list(sources.values()), torch.cat(places), torch.cat(labels), tuple(sources), (tile, strip)
+    )
+
+
+def views(strips: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Strips on both sides of seams to what the encoder takes: the second of each mirrored.
+
+    With a generator the whole batch, which is of one picture, is turned over, mirrored, and given
+    another light and other colours at random. (B, 2, 3, h, w) uint8 -> the same in [0, 1].
+    """
+    pixels = strips.float() / 255
+    pixels = torch.stack([pixels[:, 0], pixels[:, 1].flip(-1)], 1)
+    if generator is None:
+        return pixels
+
+    def chance() -> bool:
+        return bool(torch.rand((), generator=generator) < 0.5)
+
+    if chance():
+        pixels = pixels.flip(-2)
+    if chance():  # both look outwards, so the mirrored picture has them exchanged
+        pixels = pixels.flip(1)
+    pixels = pixels[:, :, torch.randperm(3, generator=generator)]
+    gamma = torch.exp(0.4 * (2 * torch.rand((), generator=generator) - 1))
+    shade = 1 - 0.3 * torch.rand(3, 1, 1, generator=generator)
+    return pixels.clamp(min=1e-4) ** gamma * shade
+
+
+# --- tiles ----------------------------------------------------------------------------------------
+
+
+def edges(pixels: Tensor, strip: int) -> dict[str, Tensor]:
+    """Strips along each edge of tiles, seen outwards: (N, 3, s, s) -> (N, 3, s, strip) each."""
+    flat = pixels.transpose(2, 3)
+    return {
+        "right": pixels[..., -strip:],
+        "left": pixels[..., :strip].flip(-1),
+        "bottom": flat[..., -strip:],
+        "top": flat[..., :strip].flip(-1),
+    }
+
+
+@torch.inference_mode()
+def learned_costs(encoder: nn.Module, pixels: Tensor, strip: int) -> Costs:
+    """Squared distances of embeddings across every possible seam: (N, 3, s, s) uint8 tiles."""
+    found = {
+        side: torch.cat([encoder(part.float() / 255) for part in strips.split(512)])
+        for side, strips in edges(pixels, strip).items()
+    }
+    return Costs(
+        siamcuda.squared_cdist(found["right"], found["left"]),
+        siamcuda.squared_cdist(found["bottom"], found["top"]),
+    )
+
+
+def run(options: Fragments) -> dict[str, Any]:
+    """Do what the options ask and return what metrics.json holds. A finished run is kept."""
+    options.check()
+    known, unseen = read_photographs(options.validate, channels=3)
+    if not options.validate:
+        unseen = {"motorcycle": load_stereo().left, **unseen}
+    tiles = {name: _puzzle.cut(one, options.pitch, options.lost) for name, one in unseen.items()}
+    gap = 2 * options.lost
+    learned = draw_seams(known, options.seams, options.tile, options.strip, gap, options.train.seed)
+    own = {
+        "recipe": "fragments",
+        "encoder": options.encoder.as_json(),
+        "objective": asdict(options.objective),
+        "batch": options.batch,
+    }
+    config = options.config(
+        **own,
+        lost=options.lost,
+        learned=learned.digest(),
+        tested={
+            name: digest_of([one.rows, one.columns], [one.pixels.view(-1).numpy()])
+            for name, one in tiles.items()
+        },
+    )
+    folder = RunFolder(options.out, ("restored.png",))
+    return folder.complete(
+        options, config,
+        lambda: _made(options, folder, own, learned, tiles),
+    )  # fmt: skip
+
+
+def _made(
+    options: Fragments, folder: RunFolder, own: dict[str, Any], learned: WindowPairs,
+    tiles: Mapping[str, Tiles],
+) -> dict[str, Any]:  # fmt: skip
+    seed = options.train.seed
+    encoder = options.spec.build(seed)
+    system = System(
+        model=Branches(encoder),
+        objective=options.objective,
+        examples=learned,
+        sampler=PKSampler(learned.labels, 1, options.batch, seed),
+        transform=views,
+    )
+    title = f"Triplets of {len(learned):,} seams"
+    trained_for = folder.fit(system, options.train, own, title)
+    started = time.perf_counter()
+    figures: dict[str, Any] = {}
+    grids = {}
+    for name, one in tiles.items():
+        costs = {
+            "siamese": learned_costs(encoder, one.pixels, options.strip),
+            "gradients": _puzzle.gradient_costs(one.pixels),
+            "colours": _puzzle.colour_costs(one.pixels),
+        }
+        figures[name] = {}
+        for kind, found in costs.items():
+            grid = _puzzle.assemble(found, one.rows, one.columns)
+            figures[name][kind] = {
+                "neighbours": _puzzle.found_first(found, one.rows, one.columns),
+                "assembled": _puzzle.restored(grid)._asdict(),
+            }
+            if kind == "siamese":
+                grids[name] = grid
+    write_atomically(folder.path / "restored.png", _draw(tiles, grids, figures))
+    Siamese(
+        options.spec, encoder, distance="sqeuclidean", stored=(options.tile, options.strip)
+    ).save(folder.path)
+    return {
+        "pictures": figures,
+        "tiles": {name: len(one.pixels) for name, one in tiles.items()},
+        "tile": options.tile,
+        "gap": 2 * options.lost,
+        "neighbours": {kind: _mean(figures, tiles, kind) for kind in COSTS},
+        "seams_train": len(learned),
+        **trained_for,
+        "seconds_testing": round(time.perf_counter() - started, 1),
+    }
+
+
+def _draw(
+    tiles: Mapping[str, Tiles], grids: Mapping[str, NDArray[np.int64]], figures: Mapping[str, Any]
+) -> bytes:
+    rows = {}
+    for name, one in tiles.items():
+        order = torch.randperm(len(one.pixels), generator=torch.Generator().manual_seed(0))
+        found = figures[name]["siamese"]
+        share = 100 * found["assembled"]["neighbours"]
+        rows[name] = {
+            "torn": mosaic(one, np.arange(len(order)).reshape(one.rows, one.columns)),
+            f"{len(order)} tiles": mosaic(one, order.numpy().reshape(one.rows, -1), marked=False),
+            f"put back: {share:.1f} % of the seams": mosaic(one, grids[name]),
+        }
+    return plots.picture_rows(rows, "Photographs never seen in training; red: a wrong seam")
+
+
+def mosaic(tiles: Tiles, grid: NDArray[np.int64], marked: bool = True) -> NDArray[np.uint8]:
+    """Lay tiles (rows, columns) out, white between them, or red at a wrong seam: (H, W, 3)."""
+    side, seam = tiles.pixels.shape[-1], 4
+    step = side + seam
+    canvas = np.full((grid.shape[0] * step, grid.shape[1] * step, 3), 255, np.uint8)
+    pixels = tiles.pixels.permute(0, 2, 3, 1).numpy()
+    across, down = _puzzle.right_seams(grid)
+    for y, x in np.ndindex(*grid.shape):
+        top, left = y * step, x * step
+        canvas[top : top + side, left : left + side] = pixels[grid[y, x]]
+        if marked and x + 1 < grid.shape[1] and not across[y, x]:
+            canvas[top : top + side, left + side : left + step] = WRONG
+        if marked and y + 1 < grid.shape[0] and not down[y, x]:
+            canvas[top + side : top + step, left : left + side] = WRONG
+    return canvas[:-seam, :-seam]
+
+
+def _mean(figures: Mapping[str, Any], tiles: Mapping[str, Tiles], kind: str) -> float:
+    """Share over the neighbours of all pictures."""
+    found = sum(figures[name][kind]["neighbours"] * one.relations for name, one in tiles.items())
+    return float(found / sum(one.relations for one in tiles.values()))
+
+
+def table(metrics: dict[str, Any]) -> str:
+    """The figures in a few lines."""
+    what = f"tiles of {metrics['tile']}, {metrics['gap']} lost between"
+    lines = [f"{what:<32}{'neighbours found':>18}{'after assembly':>18}{'in place':>12}"]
+    for name, kinds in metrics["pictures"].items():
+        for kind, found in kinds.items():
+            shares = (found["neighbours"], *found["assembled"].values())
+            cells = [f"{100 * share:.1f} %" for share in shares]
+            what = f"{name}, {metrics['tiles'][name]}" if kind == "siamese" else ""
+            lines.append(f"{what:<20}{COSTS[kind]:<12}{cells[0]:>18}{cells[1]:>18}{cells[2]:>12}")
+    lines.append(
+        f"({metrics['seams_train']:,} seams learned from, {metrics['epochs']} epochs, "
+        f"{metrics['seconds_training']:.0f} s of training on {metrics['threads']} threads)"
+    )
+    return "\n".join(lines)
+
+
+def headline(metrics: dict[str, Any]) -> str:
+    """The figure that counts, over all pictures."""
+    shares = {kind: f"{100 * share:.1f} %" for kind, share in metrics["neighbours"].items()}
+    return (
+        f"{shares['siamese']} of the neighbours found first "
+        f"(MGC {shares['gradients']}, colours {shares['colours']})"
+    )
+
+
+RECIPE = Recipe(
+    options=Fragments,
+    run=run,
+    table=table,
+    headline=headline,
+    data="scikit-image's photographs; three others torn to 28-pixel tiles",
+    pictures={
+        "restored.png": "Photographs never seen in training: torn, shuffled, and put back",
+        "training.png": "Loss and distances by epoch",
+    },
+    quick=Fragments(seams=1024, batch=64, train=TrainConfig(epochs=1, device="cpu")),
+)

@@ -1,4 +1,4 @@
-"""What a training leaves, drawn to PNG bytes: its curve, trials of protocols, images by pairs.
+"""What a training leaves, drawn to PNG bytes: its curve, trials, pairs of images, what was found.
 
 Figures are built without pyplot, so no window system and no global state of matplotlib is touched.
 """
@@ -7,19 +7,26 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from siamcuda.verification import VerificationReport
 
-__all__ = ["distance_histogram", "image_pairs", "roc", "training_curve"]
+__all__ = ["distance_histogram", "image_pairs", "retrieval_grid", "roc", "training_curve"]
 
 _GENUINE, _IMPOSTOR, _NEUTRAL = "#1b7f5c", "#c8553d", "#44546a"
 _PROTOCOLS = ("#2f5d9b", "#d08a1d", "#7a4b94")
+#: Of images that are of the query's class, or not: told apart by more than colour.
+_FRAMES: dict[bool, dict[str, Any]] = {
+    True: {"edgecolor": _GENUINE, "linewidth": 1.2},
+    False: {"edgecolor": _IMPOSTOR, "linewidth": 2.8},
+}
 
 
 def training_curve(
@@ -129,6 +136,58 @@ def image_pairs(
             both = np.concatenate([left[index], right[index]], axis=1)
             axes.imshow(both, cmap="gray_r", vmin=0, vmax=255, interpolation="nearest")
             axes.set_title(captions[index], fontsize=7, pad=2)
+    return _png(figure)
+
+
+def retrieval_grid(
+    queries: Sequence[NDArray[np.uint8]], found: Sequence[Sequence[NDArray[np.uint8]]],
+    right: Sequence[Sequence[bool]], title: str, *, names: Sequence[str] = (),
+    captions: Sequence[Sequence[str]] = (), inverted: bool = False,
+) -> bytes:  # fmt: skip
+    """Draw queries, one a line, each with what a search found for it, the nearest first.
+
+    What is right has a thin frame, what is wrong a thick one of another colour.
+
+    Args:
+        queries: Q images (H, W), grey, or (H, W, 3); of any size, each keeps its shape.
+        found: for each query its images, at most k.
+        right: for each of these whether it is of the query's class.
+        title: heading of the figure.
+        names: a few characters above each query; none by default.
+        captions: above each image that was found; none by default.
+        inverted: draw 0 white and 255 black, as ink; grey images alone.
+    """
+    most = max((len(images) for images in found), default=0)
+    text = 0.22 if names or captions else 0.0  # of a cell's side
+    gap, high, apart = 0.12, 1.12 + text, 0.35  # apart: between a query and what was found
+    wide, tall = 1 + apart + most * (1 + gap), max(1, len(queries)) * high
+    figure = Figure(figsize=(0.72 * wide + 0.3, 0.72 * tall + 0.8), layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    axes = figure.subplots()
+    axes.set_axis_off()
+
+    def show(image: NDArray[np.uint8], x: float, y: float, caption: str) -> None:
+        height, width = image.shape[:2]
+        half_wide, half_tall = (side / max(height, width) / 2 for side in (width, height))
+        x, y = x + 0.5, y + text + 0.5
+        extent = (x - half_wide, x + half_wide, y + half_tall, y - half_tall)
+        axes.imshow(image, cmap="gray_r" if inverted else "gray", vmin=0, vmax=255, extent=extent,
+                    interpolation="nearest", aspect="equal")  # fmt: skip
+        if caption:
+            axes.text(x, y - 0.54, caption, fontsize=7, ha="center", va="bottom")
+
+    for line, (query, images, hits) in enumerate(zip(queries, found, right, strict=True)):
+        y = line * high
+        show(query, 0, y, names[line] if names else "")
+        for place, (image, hit) in enumerate(zip(images, hits, strict=True)):
+            x = 1 + apart + place * (1 + gap)
+            show(image, x, y, captions[line][place] if captions else "")
+            axes.add_patch(Rectangle((x, y + text), 1, 1, fill=False, **_FRAMES[bool(hit)]))
+    # last, since imshow sets the limits to its image
+    axes.set(xlim=(-0.06, wide - gap + 0.06), ylim=(tall, -0.06))
+    keys = [Rectangle((0, 0), 1, 1, fill=False, **_FRAMES[hit]) for hit in (True, False)]
+    figure.legend(keys, ["of the query's class", "of another class"], loc="outside lower center",
+                  ncols=2, fontsize=8, frameon=False, handlelength=1, handleheight=1)  # fmt: skip
     return _png(figure)
 
 

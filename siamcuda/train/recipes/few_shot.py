@@ -86,7 +86,7 @@ class FewShot(RunOptions):
     objective: Triplets = field(default_factory=Triplets)
     augment: Augmentation = LETTER_VIEWS
     train: TrainConfig = field(
-        default_factory=lambda: TrainConfig(epochs=20, learning_rate=2e-3, device="cpu")
+        default_factory=lambda: TrainConfig(epochs=40, learning_rate=2e-3, device="cpu")
     )
 
     def check(self) -> None:

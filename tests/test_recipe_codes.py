@@ -23,7 +23,7 @@ from PIL import Image
 
 import siamcuda
 from siamcuda import Gallery, verification
-from siamcuda.report import plots
+from siamcuda.report import grids, plots
 from siamcuda.train import trainer
 from siamcuda.train.config import TrainConfig
 from siamcuda.train.data import load_mnist
@@ -265,7 +265,7 @@ def test_a_retrieval_grid_frames_what_is_right_and_what_is_wrong() -> None:
     colour = [random.integers(0, 256, (9, 12, 3), dtype=np.uint8) for _ in range(3)]
 
     def draw(right: list[list[bool]], **options: object) -> bytes:
-        return plots.retrieval_grid(
+        return grids.retrieval_grid(
             [grey[0], colour[0]], [grey[:2], colour], right, "Found", **options  # type: ignore[arg-type]
         )  # fmt: skip
 
@@ -284,11 +284,11 @@ def test_a_retrieval_grid_frames_what_is_right_and_what_is_wrong() -> None:
 
 def test_a_map_draws_the_image_nearest_to_the_middle_of_each_cell() -> None:
     points = np.array([[0.1, 0.1], [0.6, 0.5], [1.2, 0.5], [5.5, 7.4], [5.5, 7.7]])
-    assert plots._nearest_to_cells(points) == [1, 2, 3]
+    assert grids._nearest_to_cells(points) == [1, 2, 3]
     labels, images = np.array([0, 0, 1, 1, 1]), np.zeros((5, 4, 4), np.uint8)
-    drawn = plots.embedding_map(points, labels, ("a", "b", "c"), images, "Map")
-    assert drawn == plots.embedding_map(points, labels, ("a", "b", "c"), images, "Map")
-    same_place = plots.embedding_map(np.zeros((5, 2)), labels, ("a", "b"), images, "Map")
+    drawn = grids.embedding_map(points, labels, ("a", "b", "c"), images, "Map")
+    assert drawn == grids.embedding_map(points, labels, ("a", "b", "c"), images, "Map")
+    same_place = grids.embedding_map(np.zeros((5, 2)), labels, ("a", "b"), images, "Map")
     assert size(same_place) == size(drawn)
 
 

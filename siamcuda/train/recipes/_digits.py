@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from siamcuda.report import plots
+from siamcuda.report import grids
 from siamcuda.train.augment import Augmentation, ImageViews
 from siamcuda.train.config import TrainConfig
 from siamcuda.train.data import ImageArray, load_mnist, load_mnist_5k
@@ -106,7 +106,7 @@ def draw_errors(
     """
     captions = [f"{a} as {b}" for a, b in zip(unseen.labels[wrong].tolist(), found, strict=True)]
     title = f"The {len(wrong)} of {len(unseen):,} digits that are wrong, and {what}"
-    return plots.image_pairs(
+    return grids.image_pairs(
         list(unseen.images[wrong].numpy()), list(beside.numpy()), captions, title
     )
 

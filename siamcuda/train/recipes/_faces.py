@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from siamcuda import squared_l2, verification
 from siamcuda._files import write_atomically
-from siamcuda.report import plots
+from siamcuda.report import grids, plots
 from siamcuda.train.augment import Augmentation, ImageViews, resize
 from siamcuda.train.config import TrainConfig, check_least
 from siamcuda.train.data import ImageArray, load_att_faces, load_faces
@@ -274,5 +274,5 @@ def draw(
             right.append(seen[j])
             captions.append(f"{' '.join(dict.fromkeys(names))}: {distance:.2f}")
     title = "The same person farthest apart, then two people closest together: squared distances"
-    picture = plots.image_pairs(left, right, captions, title, negative=False, columns=HARDEST)
+    picture = grids.image_pairs(left, right, captions, title, inverted=False, columns=HARDEST)
     write_atomically(folder / "errors.png", picture)

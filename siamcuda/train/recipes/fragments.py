@@ -38,7 +38,6 @@ from torch.nn import functional
 
 import siamcuda
 from siamcuda._files import write_atomically
-from siamcuda.report import plots
 from siamcuda.train.config import TrainConfig, check_least
 from siamcuda.train.data import WindowPairs, load_stereo
 from siamcuda.train.data.classes import digest_of
@@ -247,7 +246,7 @@ def _made(
     trained_for = folder.fit(system, options.train, own, title)
     started = time.perf_counter()
     figures: dict[str, Any] = {}
-    grids = {}
+    solved = {}
     for name, one in tiles.items():
         costs = {
             "siamese": learned_costs(encoder, one.pixels, options.strip),
@@ -262,8 +261,8 @@ def _made(
                 "assembled": _puzzle.restored(grid)._asdict(),
             }
             if kind == "siamese":
-                grids[name] = grid
-    write_atomically(folder.path / "restored.png", _draw(tiles, grids, figures))
+                solved[name] = grid
+    write_atomically(folder.path / "restored.png", _draw(tiles, solved, figures))
     Siamese(
         options.spec, encoder, distance="sqeuclidean", stored=(options.tile, options.strip)
     ).save(folder.path)
@@ -280,7 +279,7 @@ def _made(
 
 
 def _draw(
-    tiles: Mapping[str, Tiles], grids: Mapping[str, NDArray[np.int64]], figures: Mapping[str, Any]
+    tiles: Mapping[str, Tiles], solved: Mapping[str, NDArray[np.int64]], figures: Mapping[str, Any]
 ) -> bytes:
     rows = {}
     for name, one in tiles.items():
@@ -290,9 +289,9 @@ def _draw(
         rows[name] = {
             "torn": mosaic(one, np.arange(len(order)).reshape(one.rows, one.columns)),
             f"{len(order)} tiles": mosaic(one, order.numpy().reshape(one.rows, -1), marked=False),
-            f"put back: {share:.1f} % of the seams": mosaic(one, grids[name]),
+            f"put back: {share:.1f} % of the seams": mosaic(one, solved[name]),
         }
-    return plots.picture_rows(rows, "Photographs never seen in training; red: a wrong seam")
+    return grids.picture_rows(rows, "Photographs never seen in training; red: a wrong seam")
 
 
 def mosaic(tiles: Tiles, grid: NDArray[np.int64], marked: bool = True) -> NDArray[np.uint8]:

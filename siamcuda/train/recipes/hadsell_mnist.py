@@ -20,7 +20,7 @@ from typing import Any
 
 from siamcuda import Gallery, verification
 from siamcuda._files import write_atomically
-from siamcuda.report import plots
+from siamcuda.report import grids
 from siamcuda.train.config import TrainConfig, check_least
 from siamcuda.train.data import ImageArray
 from siamcuda.train.encoders import EncoderConfig
@@ -106,7 +106,7 @@ def _made(
     report = verification.evaluate(queries, unseen.labels, far=STORED_FAR, metric="euclidean")
     trained.calibrated(report, STORED_FAR).save(folder.path)
     title = f"{len(unseen):,} digits never seen in training, each mapped to two numbers"
-    picture = plots.embedding_map(
+    picture = grids.embedding_map(
         queries.numpy(), unseen.labels.numpy(), unseen.names, unseen.images.numpy(), title,
         inverted=True,
     )  # fmt: skip

@@ -34,7 +34,7 @@ from torch import Tensor
 from siamcuda import Gallery, pack_bits, verification
 from siamcuda._files import write_atomically
 from siamcuda.gallery import Neighbours
-from siamcuda.report import plots
+from siamcuda.report import grids, plots
 from siamcuda.train.config import TrainConfig, check_least
 from siamcuda.train.data import ImageArray
 from siamcuda.train.encoders import CodeEncoder, EncoderConfig
@@ -253,7 +253,7 @@ def _draw(
     rows = torch.cat([first, failed])
     distances, ids = codes.search(asked[rows], min(FOUND, len(known)))
     right = known.labels[ids] == unseen.labels[rows].unsqueeze(1)
-    return plots.retrieval_grid(
+    return grids.retrieval_grid(
         list(unseen.images[rows].numpy()), [list(known.images[line].numpy()) for line in ids],
         right.tolist(),
         f"The first {len(first)} test digits that are recognised and the first {len(failed)} that "

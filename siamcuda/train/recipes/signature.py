@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from siamcuda import verification
 from siamcuda._files import write_atomically
-from siamcuda.report import plots
+from siamcuda.report import grids, plots
 from siamcuda.train.augment import Augmentation, ImageViews
 from siamcuda.train.config import TrainConfig, check_least
 from siamcuda.train.data import ImageArray, Signatures, load_signatures
@@ -357,7 +357,7 @@ def _draw(
     left, right = (list(part.images.load(side)[:, 0].numpy()) for side in rows.T)
     captions = [f"{name}: {d:.2f}" for name, d in zip(names, distances, strict=True)]
     title = f"Genuine pairs farthest apart, then the closest {KINDS[kind]}: distances"
-    picture = plots.image_pairs(left, right, captions, title, negative=False, columns=HARDEST)
+    picture = grids.image_pairs(left, right, captions, title, inverted=False, columns=HARDEST)
     write_atomically(folder / "errors.png", picture)
 
 

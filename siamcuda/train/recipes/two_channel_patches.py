@@ -39,7 +39,7 @@ from torch.nn import functional
 import siamcuda
 from siamcuda import verification
 from siamcuda._files import write_atomically
-from siamcuda.report import plots
+from siamcuda.report import grids, plots
 from siamcuda.train.augment import Augmentation, ImageViews
 from siamcuda.train.config import TrainConfig, check_least
 from siamcuda.train.data import StereoPair, WindowPairs, load_stereo
@@ -406,8 +406,8 @@ def _draw(
     left, right = (list(half.expand(-1, -1, -1, 3).numpy()) for half in patches.unbind(1))
     captions = ["one place" if y == 0 else "two places" for y in pairs.labels[rows].tolist()]
     title = f"{source}: the matches that score worst, and the pairs of two places that score best"
-    picture = plots.image_pairs(left, right, captions, title)
-    write_atomically(folder / "mistakes.png", plots.few_colours(picture))
+    picture = grids.image_pairs(left, right, captions, title, inverted=False)
+    write_atomically(folder / "mistakes.png", picture)
 
 
 def hardest(distances: Tensor, labels: Tensor, count: int) -> Tensor:

@@ -38,6 +38,7 @@ from torch.nn import functional
 
 import siamcuda
 from siamcuda._files import write_atomically
+from siamcuda.report import grids
 from siamcuda.train.config import TrainConfig, check_least
 from siamcuda.train.data import WindowPairs, load_stereo
 from siamcuda.train.data.classes import digest_of

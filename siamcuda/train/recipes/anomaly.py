@@ -1,4 +1,4 @@
-"""Is a surface as it should be? An inspected patch is compared with the same place of a good one.
+"""Defects of surfaces never seen: a patch far from the same place of a good surface has one.
 
 The task is that of Bergmann, Fauser, Sattlegger and Steger (2019), *MVTec AD, a comprehensive
 real-world dataset for unsupervised anomaly detection*: a system that has seen no defect of a kind

@@ -1,4 +1,4 @@
-"""Twenty classes never seen, one example of each: which one does a query show?
+"""Twenty classes never seen, one example of each: the nearest example names a query.
 
 Koch, Zemel and Salakhutdinov (2015), *Siamese Neural Networks for One-shot Image Recognition*: an
 encoder learns to tell classes apart and then names the class of a query by comparing it with one

@@ -6,8 +6,9 @@ no line runs on across a seam: with the defaults tiles lie 32 pixels apart, 28 a
 as it is and the left one mirrored, so that both look outwards; strips of tiles that were neighbours
 come to lie close together, by triplets across the two sides of a batch. Half of an embedding
 changes its sign where a left edge meets a right one: seen outwards, a line that goes on rises on
-one side and falls on the other. Edges above and below are those of the transposed tile. Tiles are known to be upright, as in T. S. Cho, S. Avidan and W. T.
-Freeman (2010), "A Probabilistic Image Jigsaw Puzzle Solver".
+one side and falls on the other. Edges above and below are those of the transposed tile. Tiles are
+known to be upright, as in T. S. Cho, S. Avidan and W. T. Freeman (2010), "A Probabilistic Image
+Jigsaw Puzzle Solver".
 
 The figure is theirs: of all true neighbours of every tile, the share that is the first choice among
 all tiles of the picture, by the distance of two embeddings alone, on photographs never seen in

@@ -68,7 +68,7 @@ RECALL = 0.95
 PATCHES = InputSpec(1, PATCH, PATCH)
 VERDICTS = ("similar", "dissimilar")
 #: Pairs in the picture of mistakes.
-SHOWN = 40
+SHOWN = 20
 #: False accept rate of two patches at the threshold that is kept with the plain Siamese encoder.
 #: It, and the calibrator, come from the tested pairs, which the reported figures are of too.
 STORED_FAR = 0.01

@@ -212,7 +212,9 @@ def test_pairs_are_shown_in_both_orders() -> None:
 def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures made here in place of the package's."""
 
-    def pictures(validate: bool, channels: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def pictures(
+        validate: bool, channels: int, scenes: bool = False
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         known = {f"known {k}": landscape(170, 190, channels, seed=100 * k) for k in (1, 2)}
         return known, {"unseen": landscape(170, 200, channels, seed=900)}
 
@@ -325,6 +327,27 @@ def test_both_sides_of_a_seam_look_outwards() -> None:
     assert not torch.equal(drawn, shown)
 
 
+def test_an_edge_is_its_colours_and_what_contrast_allows() -> None:
+    net = fragments.Fragments().spec.build(0)
+    strips = torch.rand(4, 3, 28, 12, generator=generator())
+    found = net(strips).detach().unflatten(1, (-1, 28))
+    torch.testing.assert_close(found[:, :3], strips[..., -1], atol=0.05, rtol=0)
+    assert float(found[:, 3:].abs().max()) < 0.05
+    # Half the contrast, another brightness: half of all, but for the brightness.
+    dimmed = net(0.5 * strips + 0.2).detach().unflatten(1, (-1, 28))
+    found[:, :3] = found[:, :3] + 0.4
+    torch.testing.assert_close(dimmed, 0.5 * found, atol=1e-5, rtol=1e-3)
+
+
+def test_what_faces_an_edge_has_half_its_signs_turned() -> None:
+    x = torch.arange(8.0).reshape(2, 4)
+    assert fragments.facing(x).tolist() == [[0, 1, -2, -3], [4, 5, -6, -7]]
+    model = fragments.Seams(torch.nn.Flatten())
+    both = model(torch.stack([x, x], 1)[:, :, None, None])
+    assert torch.equal(both[:, 0], x)
+    assert torch.equal(both[:, 1], fragments.facing(x))
+
+
 def test_seams_leave_the_gap_between() -> None:
     picture = landscape(90, 100, 3)
     pairs = fragments.draw_seams({"it": picture}, 40, 28, 12, 4, seed=1)
@@ -412,8 +435,8 @@ def test_wrong_seams_are_seen() -> None:
 @pytest.mark.usefixtures("made_up")
 def test_fragments_end_to_end(tmp_path: Path) -> None:
     options = fragments.Fragments(
-        out=tmp_path / "run", threads=1, seams=512, batch=32,
-        encoder=EncoderConfig("edge", embedding=32, options={"width": 8}),
+        out=tmp_path / "run", threads=1, seams=512, batch=32, maps=6,
+        encoder=EncoderConfig(fragments.Fragments().encoder.name, options={"width": 8}),
         train=TrainConfig(epochs=2, learning_rate=3e-3, device="cpu"),
     )  # fmt: skip
     metrics = fragments.run(options)
@@ -427,7 +450,7 @@ def test_fragments_end_to_end(tmp_path: Path) -> None:
     assert "unseen, 30" in fragments.table(metrics)
     assert "% of the neighbours found first" in fragments.headline(metrics)
     trained = Siamese.load(options.out)
-    assert trained.encode(torch.rand(2, 3, 28, 12)).shape == (2, 32)
+    assert trained.encode(torch.rand(2, 3, 28, 12)).shape == (2, 168)
     assert fragments.run(options) == metrics
     with pytest.raises(InputError, match="other settings"):
         fragments.run(replace(options, batch=16))
@@ -439,6 +462,7 @@ def test_fragments_end_to_end(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
+        ({"maps": 2}, "embedding: a multiple of 28"),
         ({"lost": 16}, "strip: 12 pixels do not fit a tile of 0"),
         ({"strip": 29}, "strip: 29 pixels do not fit a tile of 28"),
         ({"seams": 1}, "seams: must be at least 2"),

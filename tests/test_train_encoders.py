@@ -54,7 +54,6 @@ CASES = {
         options={"widths": "8,12,16", "blocks": 2, "norm": "group", "pool": True},
     ),
     "two-channel": spec("two-channel", InputSpec(2, 27, 45), options={"width": 6, "stride": 1}),
-    "edge": spec("edge", InputSpec(3, 9, 6), options={"width": 4}),
     "patch": spec("patch", InputSpec(2, 27, 45), options={"width": 6, "stride": 1}),
     "text": spec("text", WORDS, options={"width": 16, "hidden": 20}),
     "codes": spec("fast", DIGITS, bits=20, options={"width": 8}),
@@ -111,7 +110,7 @@ def test_shapes_and_lengths(case: tuple[str, EncoderSpec]) -> None:
     assert out.shape == expected
     assert out.dtype == torch.float32
     assert encoder(it.example(3)[:0]).shape == (0, *expected[1:])
-    unit = it.encoder.normalize is not False and it.encoder.name not in ("edge", "two-channel")
+    unit = it.encoder.normalize is not False and it.encoder.name not in ("two-channel",)
     if unit and not it.encoder.bits and it.encoder.name != "chopra2005":
         torch.testing.assert_close(out.norm(dim=1), torch.ones(3))
 
@@ -236,7 +235,6 @@ def test_what_cannot_be_built_is_named(config: dict[str, Any], message: str) -> 
         ("residual", (8, 8)),
         ("two-channel", (64, 64)),
         ("patch", (64, 64)),
-        ("edge", (4, 4)),
     ],
 )
 def test_images_that_are_too_small(name: str, least: tuple[int, int]) -> None:

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from siamcuda.train.encoders.chopra import ChopraNet
 from siamcuda.train.encoders.codes import CodeEncoder
-from siamcuda.train.encoders.edge import EdgeNet
 from siamcuda.train.encoders.fast import FastConvNet
 from siamcuda.train.encoders.layers import finish
 from siamcuda.train.encoders.options import did_you_mean, parameters_of, read_options
@@ -45,7 +44,6 @@ ENCODERS: dict[str, Entry] = {
     "small": Entry(SmallConvNet, "images"),
     "fast": Entry(FastConvNet, "images"),
     "residual": Entry(ResidualNet, "images"),
-    "edge": Entry(EdgeNet, "images"),
     "patch": Entry(PatchNet, "images"),
     "two-channel": Entry(TwoChannelNet, "pairs"),
     "text": Entry(TextEncoder, "text"),

@@ -4,9 +4,11 @@ A photograph is cut into square tiles, and at every edge of each some pixels are
 no line runs on across a seam: with the defaults tiles lie 32 pixels apart, 28 are left of each and
 4 are missing between two. A Siamese encoder takes the strip along an edge, the right one of a tile
 as it is and the left one mirrored, so that both look outwards; strips of tiles that were neighbours
-come to lie close together, by triplets across the two sides of a batch. Edges above and below are
-those of the transposed tile. Tiles are known to be upright, as in T. S. Cho, S. Avidan and W. T.
-Freeman (2010), "A Probabilistic Image Jigsaw Puzzle Solver".
+come to lie close together, by triplets across the two sides of a batch. Half of an embedding
+changes its sign where a left edge meets a right one: seen outwards, a line that goes on rises on
+one side and falls on the other. Edges above and below are those of the transposed tile. Tiles are
+known to be upright, as in T. S. Cho, S. Avidan and W. T. Freeman (2010), "A Probabilistic Image
+Jigsaw Puzzle Solver".
 
 The figure is theirs: of all true neighbours of every tile, the share that is the first choice among
 all tiles of the picture, by the distance of two embeddings alone, on photographs never seen in
@@ -26,7 +28,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,20 +71,25 @@ class Fragments(RunOptions):
     validate: bool = False  # never look at the test pictures: keep some of the others for that
     pitch: int = 32  # pixels from one tile to the next
     lost: int = 2  # pixels torn away at every edge of a tile; twice as many between two
+    maps: int = 12  # features of each row of a strip: so many times a tile's height are embedded
     strip: int = 12  # pixels of a tile, from the edge inwards, that the encoder sees
     seams: int = 60_000  # between two tiles, to learn from
-    batch: int = 256  # seams, all of one picture
-    encoder: EncoderConfig = field(default_factory=lambda: EncoderConfig("edge", embedding=256))
+    batch: int = 64  # seams, all of one picture
+    encoder: EncoderConfig = field(
+        default_factory=lambda: EncoderConfig("siamcuda.train.encoders.edge:EdgeNet")
+    )
     objective: CrossTriplets = field(
-        default_factory=lambda: CrossTriplets(mining="hard", soft=True)
+        default_factory=lambda: CrossTriplets(margin=0.3, squared=False)
     )
     train: TrainConfig = field(
-        default_factory=lambda: TrainConfig(epochs=2, learning_rate=1e-3, device="cpu")
+        default_factory=lambda: TrainConfig(
+            epochs=2, learning_rate=5e-4, weight_decay=0.0, device="cpu"
+        )
     )
 
     def check(self) -> None:
         """Raise InputError that names the first setting that cannot work."""
-        check_least(self, lost=0, strip=1, seams=2, batch=2)
+        check_least(self, lost=0, maps=1, strip=1, seams=2, batch=2)
         if self.tile < 2 or self.strip > self.tile:
             raise InputError(
                 f"strip: {self.strip} pixels do not fit a tile of {self.tile} "
@@ -100,7 +107,8 @@ class Fragments(RunOptions):
     @property
     def spec(self) -> EncoderSpec:
         """What the encoder is and takes."""
-        return EncoderSpec(self.encoder, InputSpec(3, self.tile, self.strip))
+        encoder = replace(self.encoder, embedding=self.maps * self.tile)
+        return EncoderSpec(encoder, InputSpec(3, self.tile, self.strip))
 
 
 # --- seams to learn from --------------------------------------------------------------------------
@@ -152,7 +160,8 @@ def views(strips: Tensor, generator: torch.Generator | None) -> Tensor:
     """Strips on both sides of seams to what the encoder takes: the second of each mirrored.
 
     With a generator the whole batch, which is of one picture, is turned over, mirrored, and given
-    another light and other colours at random. (B, 2, 3, h, w) uint8 -> the same in [0, 1].
+    another light and other colours at random, and then mean 0 and contrast 0.3 as a whole, so that
+    a margin means the same in every picture. (B, 2, 3, h, w) uint8 -> floats of that shape.
     """
     pixels = strips.float() / 255
     pixels = torch.stack([pixels[:, 0], pixels[:, 1].flip(-1)], 1)
@@ -169,7 +178,8 @@ def views(strips: Tensor, generator: torch.Generator | None) -> Tensor:
     pixels = pixels[:, :, torch.randperm(3, generator=generator)]
     gamma = torch.exp(0.4 * (2 * torch.rand((), generator=generator) - 1))
     shade = 1 - 0.3 * torch.rand(3, 1, 1, generator=generator)
-    return pixels.clamp(min=1e-4) ** gamma * shade
+    lit = pixels.clamp(min=1e-4) ** gamma * shade
+    return 0.3 * (lit - lit.mean()) / lit.std().clamp(min=1e-3)
 
 
 # --- tiles ----------------------------------------------------------------------------------------
@@ -194,15 +204,34 @@ def learned_costs(encoder: nn.Module, pixels: Tensor, strip: int) -> Costs:
         for side, strips in edges(pixels, strip).items()
     }
     return Costs(
-        siamcuda.squared_cdist(found["right"], found["left"]),
-        siamcuda.squared_cdist(found["bottom"], found["top"]),
+        siamcuda.squared_cdist(found["right"], facing(found["left"])),
+        siamcuda.squared_cdist(found["bottom"], facing(found["top"])),
     )
+
+
+def facing(embeddings: Tensor) -> Tensor:
+    """Embeddings of left or upper edges as those of right or lower ones expect them: (..., D).
+
+    The second half changes its sign. What both sides see alike, the colour at the seam, stays;
+    what is opposite seen outwards, a line that rises here and falls there, can be equal as well.
+    """
+    even, odd = embeddings.tensor_split(2, -1)
+    return torch.cat([even, -odd], -1)
+
+
+class Seams(Branches):
+    """Both sides of seams by one encoder, the second as the first expects it."""
+
+    def forward(self, pairs: Tensor) -> Tensor:
+        """(B, 2, 3, h, w) -> (B, 2, D)."""
+        first, second = super().forward(pairs).unbind(1)
+        return torch.stack([first, facing(second)], 1)
 
 
 def run(options: Fragments) -> dict[str, Any]:
     """Do what the options ask and return what metrics.json holds. A finished run is kept."""
     options.check()
-    known, unseen = read_photographs(options.validate, channels=3)
+    known, unseen = read_photographs(options.validate, channels=3, scenes=True)
     if not options.validate:
         unseen = {"motorcycle": load_stereo().left, **unseen}
     tiles = {name: _puzzle.cut(one, options.pitch, options.lost) for name, one in unseen.items()}
@@ -210,7 +239,7 @@ def run(options: Fragments) -> dict[str, Any]:
     learned = draw_seams(known, options.seams, options.tile, options.strip, gap, options.train.seed)
     own = {
         "recipe": "fragments",
-        "encoder": options.encoder.as_json(),
+        "encoder": options.spec.as_json(),
         "objective": asdict(options.objective),
         "batch": options.batch,
     }
@@ -237,7 +266,7 @@ def _made(
     seed = options.train.seed
     encoder = options.spec.build(seed)
     system = System(
-        model=Branches(encoder),
+        model=Seams(encoder),
         objective=options.objective,
         examples=learned,
         sampler=PKSampler(learned.labels, 1, options.batch, seed),
@@ -354,5 +383,5 @@ RECIPE = Recipe(
         "restored.png": "Photographs never seen in training: torn, shuffled, and put back",
         "training.png": "Loss and distances by epoch",
     },
-    quick=Fragments(seams=1024, batch=64, train=TrainConfig(epochs=1, device="cpu")),
+    quick=Fragments(seams=1024, train=TrainConfig(epochs=1, device="cpu")),
 )

@@ -64,8 +64,10 @@ CONTRAST = 10.0
 #: Rows or columns by which the patches of a near pair are off, and of a far one at least.
 NEAR, FAR = (16, 48), 64
 RECALL = 0.95
+PATCHES = InputSpec(1, PATCH, PATCH)
+VERDICTS = ("similar", "dissimilar")
 #: Pairs in the picture of mistakes.
-SHOWN = 40
+SHOWN = 20
 #: False accept rate of two patches at the threshold that is kept with the plain Siamese encoder.
 #: It, and the calibrator, come from the tested pairs, which the reported figures are of too.
 STORED_FAR = 0.01
@@ -83,7 +85,7 @@ class TwoChannelPatches(RunOptions):
 
     out: Path = Path("runs/two-channel-patches")  # run folder; an interrupted run there goes on
     validate: bool = False  # never look at the test pictures: keep some of the others for that
-    pairs: int = 20_000  # to learn from; their views are new in every epoch
+    pairs: int = 16_000  # to learn from; their views are new in every epoch
     test_pairs: int = 4000  # of each tested picture
     batch: int = 128  # pairs
     encoder: EncoderConfig = field(default_factory=lambda: EncoderConfig("two-channel"))
@@ -92,7 +94,7 @@ class TwoChannelPatches(RunOptions):
     siamese_objective: LabelledPairs = field(default_factory=LabelledPairs)
     augment: Augmentation = VIEWS
     train: TrainConfig = field(
-        default_factory=lambda: TrainConfig(epochs=4, learning_rate=1e-3, device="cpu")
+        default_factory=lambda: TrainConfig(epochs=3, learning_rate=1e-3, device="cpu")
     )
 
     def check(self) -> None:
@@ -111,9 +113,6 @@ class TwoChannelPatches(RunOptions):
     def views(self) -> ImageViews:
         """Windows to patches."""
         return ImageViews((PATCH, PATCH), self.augment, PATCH / WINDOW)
-
-
-PATCHES = InputSpec(1, PATCH, PATCH)
 
 
 # --- pairs ----------------------------------------------------------------------------------------
@@ -225,9 +224,6 @@ def photograph_pairs(pictures: Mapping[str, Tensor], count: int, seed: int) -> W
     return WindowPairs(
         list(pictures.values()), torch.cat(corners), torch.cat(labels), VERDICTS, (WINDOW, WINDOW)
     )
-
-
-VERDICTS = ("similar", "dissimilar")
 
 
 def stereo_pairs(stereo: StereoPair, count: int, seed: int) -> WindowPairs:

@@ -19,6 +19,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ KEPT = results.ROOT / "docs" / "recipes"
 PAGE = results.ROOT / "docs" / "recipes.md"
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -38,7 +39,7 @@ def main() -> int:
     parser.add_argument("--fresh", action="store_true")
     parser.add_argument("--page", action="store_true")
     parser.add_argument("--check", action="store_true")
-    asked = parser.parse_args()
+    asked = parser.parse_args(arguments)
     if asked.page or asked.check:
         return show(asked.check)
     names = asked.recipes or list(recipes.summaries())

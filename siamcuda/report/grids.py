@@ -223,7 +223,7 @@ def image_pairs(
 
 
 def picture_rows(
-    rows: Mapping[str, Mapping[str, NDArray[np.uint8]]], title: str, width: float = 7.5
+    rows: Mapping[str, Mapping[str, NDArray[np.uint8]]], title: str, width: float = 6.0
 ) -> bytes:
     """Draw rows of pictures, each with a caption, in 256 colours: photographs stay small files.
 

@@ -13,20 +13,12 @@ TESTED = ("chelsea.png", "coffee.png")
 #: Where settings are chosen: with ``validate`` they are tested on in place of the others, and not
 #: learned from.
 VALIDATED = ("camera.png", "rocket.jpg")
-_SCENES = ("astronaut.png", "coins.png")
-_OTHERS = ("hubble_deep_field.jpg", "moon.png")
+_LEARNED = ("astronaut.png", "coins.png", "hubble_deep_field.jpg", "moon.png")
 
 
-def read_photographs(
-    validate: bool, channels: int, scenes: bool = False
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Pictures to learn from, and to test on, by their names: (channels, H, W) uint8 each.
-
-    ``scenes``: without stars, the moon and textures, which have no edges that could be told.
-    """
-    learned = _SCENES if scenes else _SCENES + _OTHERS
-    known = load_photographs(learned if validate else learned + VALIDATED, channels)
-    if not scenes:
-        textures = load_textures(TEXTURES)
-        known |= {name: grey.expand(channels, -1, -1) for name, grey in textures.items()}
+def read_photographs(validate: bool, channels: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Pictures to learn from, and to test on, by their names: (channels, H, W) uint8 each."""
+    known = load_photographs(_LEARNED if validate else _LEARNED + VALIDATED, channels)
+    textures = load_textures(TEXTURES)
+    known |= {name: grey.expand(channels, -1, -1) for name, grey in textures.items()}
     return known, load_photographs(VALIDATED if validate else TESTED, channels)

@@ -10,18 +10,23 @@ one side and falls on the other. Edges above and below are those of the transpos
 known to be upright, as in T. S. Cho, S. Avidan and W. T. Freeman (2010), "A Probabilistic Image
 Jigsaw Puzzle Solver".
 
-The figure is theirs: of all true neighbours of every tile, the share that is the first choice among
-all tiles of the picture, by the distance of two embeddings alone, on photographs never seen in
-training. Beside it stand, on the same tiles, their sum of squared colour differences across the
-edge (here in RGB), and the Mahalanobis gradient compatibility of A. C. Gallagher (2012), "Jigsaw
-Puzzles with Pieces of Unknown Orientation". Both were made for tiles that touch, so the gap hurts
-them most, and their published figures, of tiles that touch, are of another problem.
+It learns from the insides of the very tiles that are to be put back: two strips of one tile with as
+many pixels between them as are missing at a tear. No pair of tiles is ever shown, nor anything that
+was torn away, and nothing else is learned from, since an encoder of other photographs knows little
+of the sharpness and the noise of this one.
+
+The figure is that of Cho and others: of all true neighbours of every tile, the share that is the
+first choice among all tiles of the picture, by the distance of two embeddings alone. Beside it
+stand, on the same tiles, their sum of squared colour differences across the edge (here in RGB), and
+the Mahalanobis gradient compatibility of A. C. Gallagher (2012), "Jigsaw Puzzles with Pieces of
+Unknown Orientation", which takes its statistics from the tiles as well. Both were made for tiles
+that touch, so the gap hurts them most, and their published figures, of tiles that touch, are of
+another problem.
 
 Then the picture is put back by a tree after Gallagher's: pairs of tiles are joined from the surest
 on, unless two would overlap or leave the frame, and free places are filled one by one. The number
-of rows and columns is known. Photographs are those of scikit-image and the left one of its stereo
-pair. Settings are to be chosen with ``--validate``: two of the photographs that are learned from
-are tested on instead.
+of rows and columns is known. Photographs are two of scikit-image's and the left one of its stereo
+pair. Settings are to be chosen with ``--validate``: other photographs are torn instead.
 """
 
 from __future__ import annotations
@@ -36,26 +41,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
 import siamcuda
 from siamcuda._files import write_atomically
 from siamcuda.report import grids
 from siamcuda.train.config import TrainConfig, check_least
-from siamcuda.train.data import WindowPairs, load_stereo
-from siamcuda.train.data.classes import digest_of
+from siamcuda.train.data import ImageArray, load_photographs, load_stereo
 from siamcuda.train.encoders import Branches, EncoderConfig, EncoderSpec, InputSpec
 from siamcuda.train.errors import InputError
 from siamcuda.train.objectives import CrossTriplets
 from siamcuda.train.recipes import Recipe, _puzzle
-from siamcuda.train.recipes._photographs import read_photographs
+from siamcuda.train.recipes._photographs import TESTED, VALIDATED
 from siamcuda.train.recipes._puzzle import Costs, Tiles
 from siamcuda.train.runs import RunFolder, RunOptions
 from siamcuda.train.samplers import PKSampler
 from siamcuda.train.siamese import Siamese
 from siamcuda.train.system import System
 
-__all__ = ["RECIPE", "Fragments", "draw_seams", "edges", "learned_costs", "run", "table", "views"]
+__all__ = ["RECIPE", "Fragments", "InnerSeams", "edges", "insides", "learned_costs", "run", "table"]
 
 #: Colour of a seam between tiles that weren't neighbours.
 WRONG = (214, 39, 40)
@@ -72,9 +75,8 @@ class Fragments(RunOptions):
     pitch: int = 32  # pixels from one tile to the next
     lost: int = 2  # pixels torn away at every edge of a tile; twice as many between two
     maps: int = 12  # features of each row of a strip: so many times a tile's height are embedded
-    strip: int = 12  # pixels of a tile, from the edge inwards, that the encoder sees
-    seams: int = 60_000  # between two tiles, to learn from
-    batch: int = 64  # seams, all of one picture
+    strip: int = 8  # pixels of a tile, from the edge inwards, that the encoder sees
+    batch: int = 96  # tiles, all of one picture
     encoder: EncoderConfig = field(
         default_factory=lambda: EncoderConfig("siamcuda.train.encoders.edge:EdgeNet")
     )
@@ -83,17 +85,17 @@ class Fragments(RunOptions):
     )
     train: TrainConfig = field(
         default_factory=lambda: TrainConfig(
-            epochs=2, learning_rate=5e-4, weight_decay=0.0, device="cpu"
+            epochs=40, learning_rate=1e-3, weight_decay=0.0, device="cpu"
         )
     )
 
     def check(self) -> None:
         """Raise InputError that names the first setting that cannot work."""
-        check_least(self, lost=0, maps=1, strip=1, seams=2, batch=2)
-        if self.tile < 2 or self.strip > self.tile:
+        check_least(self, lost=0, maps=1, strip=1, batch=2)
+        if 2 * self.strip + self.gap > self.tile:
             raise InputError(
-                f"strip: {self.strip} pixels do not fit a tile of {self.tile} "
-                f"(pitch {self.pitch}, {self.lost} lost at every edge)"
+                f"strip: two of {self.strip} pixels and a gap of {self.gap} do not fit a tile of "
+                f"{self.tile} (pitch {self.pitch}, {self.lost} lost at every edge)"
             )
         self.spec.build(seed=0)  # an error comes before any folder
         self.objective.check()
@@ -105,6 +107,11 @@ class Fragments(RunOptions):
         return self.pitch - 2 * self.lost
 
     @property
+    def gap(self) -> int:
+        """Pixels that are missing between two tiles."""
+        return 2 * self.lost
+
+    @property
     def spec(self) -> EncoderSpec:
         """What the encoder is and takes."""
         encoder = replace(self.encoder, embedding=self.maps * self.tile)
@@ -114,72 +121,61 @@ class Fragments(RunOptions):
 # --- seams to learn from --------------------------------------------------------------------------
 
 
-def draw_seams(
-    pictures: Mapping[str, Tensor], count: int, tile: int, strip: int, gap: int, seed: int
-) -> WindowPairs:
-    """Draw strips on both sides of a gap anywhere in pictures, and in those lying on their side.
+def insides(tiles: Mapping[str, Tiles]) -> ImageArray:
+    """Tiles of all pictures, upright and on their side, which are classes of their own."""
+    images, names = [], []
+    for name, one in tiles.items():
+        images += [one.pixels, one.pixels.mT]
+        names += [name, f"{name}, on its side"]
+    counts = torch.tensor([len(part) for part in images])
+    return ImageArray(torch.cat(images), torch.arange(len(names)).repeat_interleave(counts),
+                      tuple(names))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class InnerSeams:
+    """Two strips of each tile with a gap between, the second mirrored: both look into the gap.
+
+    With a generator the gap lies anywhere, and the whole batch, which is of one picture, is turned
+    over, mirrored, and given another light and other colours at random; then mean 0 and contrast
+    0.3 as a whole, so that a margin means the same in every picture.
 
     Args:
-        pictures: (3, H, W) uint8 each. Each is learned from at its own size and at half of it.
-        count: N seams, as many of each picture.
-        tile: height of a strip.
         strip: width of a strip.
         gap: pixels between the two.
-        seed: of the places.
 
-    Returns:
-        Pairs whose class is the picture they are of.
-
-    Raises:
-        InputError: a picture has no place for a seam.
+    (B, 3, s, s) uint8 -> (B, 2, 3, s, strip) floats.
     """
-    generator = torch.Generator().manual_seed(seed)
-    sources = {}
-    for name, picture in pictures.items():
-        half = functional.avg_pool2d(picture.float(), 2).round().byte()
-        for size, one in (("", picture), (", half", half)):
-            sources[name + size] = one
-            sources[f"{name}{size}, on its side"] = one.transpose(1, 2).contiguous()
-    places, labels = [], []
-    shares = torch.tensor_split(torch.arange(count), len(sources))
-    for number, ((name, picture), share) in enumerate(zip(sources.items(), shares, strict=True)):
-        rest = torch.tensor(picture.shape[1:]) - torch.tensor([tile, 2 * strip + gap])
-        if int(rest.min()) < 0:
-            raise InputError(f"data: {name} is too small for a seam of tiles of {tile}")
-        corner = (torch.rand(len(share), 2, generator=generator) * (rest + 1)).long()
-        other = corner + torch.tensor([0, strip + gap])
-        both = torch.stack([corner, other], 1)
-        places.append(functional.pad(both, (1, 0), value=number))
-        labels.append(torch.full((len(share),), number))
-    return WindowPairs(
-        list(sources.values()), torch.cat(places), torch.cat(labels), tuple(sources), (tile, strip)
-    )
 
+    strip: int
+    gap: int
 
-def views(strips: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Strips on both sides of seams to what the encoder takes: the second of each mirrored.
+    def __call__(self, tiles: Tensor, generator: torch.Generator | None) -> Tensor:
+        """See the class."""
+        pixels = tiles.float() / 255
+        most = tiles.shape[-1] - 2 * self.strip - self.gap
+        start = torch.zeros(len(tiles), dtype=torch.int64)
+        if generator is not None:
+            start = torch.randint(most + 1, (len(tiles),), generator=generator)
+        columns = start[:, None] + torch.arange(2 * self.strip + self.gap)
+        index = columns[:, None, None].expand(-1, *pixels.shape[1:3], -1)
+        seen = pixels.gather(3, index)
+        both = torch.stack([seen[..., : self.strip], seen[..., -self.strip :].flip(-1)], 1)
+        if generator is None:
+            return both
 
-    With a generator the whole batch, which is of one picture, is turned over, mirrored, and given
-    another light and other colours at random, and then mean 0 and contrast 0.3 as a whole, so that
-    a margin means the same in every picture. (B, 2, 3, h, w) uint8 -> floats of that shape.
-    """
-    pixels = strips.float() / 255
-    pixels = torch.stack([pixels[:, 0], pixels[:, 1].flip(-1)], 1)
-    if generator is None:
-        return pixels
+        def chance() -> bool:
+            return bool(torch.rand((), generator=generator) < 0.5)
 
-    def chance() -> bool:
-        return bool(torch.rand((), generator=generator) < 0.5)
-
-    if chance():
-        pixels = pixels.flip(-2)
-    if chance():  # both look outwards, so the mirrored picture has them exchanged
-        pixels = pixels.flip(1)
-    pixels = pixels[:, :, torch.randperm(3, generator=generator)]
-    gamma = torch.exp(0.4 * (2 * torch.rand((), generator=generator) - 1))
-    shade = 1 - 0.3 * torch.rand(3, 1, 1, generator=generator)
-    lit = pixels.clamp(min=1e-4) ** gamma * shade
-    return 0.3 * (lit - lit.mean()) / lit.std().clamp(min=1e-3)
+        if chance():
+            both = both.flip(-2)
+        if chance():  # both look outwards, so a mirrored tile has them exchanged
+            both = both.flip(1)
+        both = both[:, :, torch.randperm(3, generator=generator)]
+        gamma = torch.exp(0.4 * (2 * torch.rand((), generator=generator) - 1))
+        shade = 1 - 0.3 * torch.rand(3, 1, 1, generator=generator)
+        lit = both.clamp(min=1e-4) ** gamma * shade
+        return 0.3 * (lit - lit.mean()) / lit.std().clamp(min=1e-3)
 
 
 # --- tiles ----------------------------------------------------------------------------------------
@@ -231,12 +227,10 @@ class Seams(Branches):
 def run(options: Fragments) -> dict[str, Any]:
     """Do what the options ask and return what metrics.json holds. A finished run is kept."""
     options.check()
-    known, unseen = read_photographs(options.validate, channels=3, scenes=True)
+    torn = load_photographs(VALIDATED if options.validate else TESTED)
     if not options.validate:
-        unseen = {"motorcycle": load_stereo().left, **unseen}
-    tiles = {name: _puzzle.cut(one, options.pitch, options.lost) for name, one in unseen.items()}
-    gap = 2 * options.lost
-    learned = draw_seams(known, options.seams, options.tile, options.strip, gap, options.train.seed)
+        torn = {"motorcycle": load_stereo().left, **torn}
+    tiles = {name: _puzzle.cut(one, options.pitch, options.lost) for name, one in torn.items()}
     own = {
         "recipe": "fragments",
         "encoder": options.spec.as_json(),
@@ -246,33 +240,31 @@ def run(options: Fragments) -> dict[str, Any]:
     config = options.config(
         **own,
         lost=options.lost,
-        learned=learned.digest(),
-        tested={
-            name: digest_of([one.rows, one.columns], [one.pixels.view(-1).numpy()])
-            for name, one in tiles.items()
-        },
+        frames={name: [one.rows, one.columns] for name, one in tiles.items()},
+        tiles=insides(tiles).digest(),
     )
     folder = RunFolder(options.out, ("restored.png",))
     return folder.complete(
         options, config,
-        lambda: _made(options, folder, own, learned, tiles),
+        lambda: _made(options, folder, own, tiles),
     )  # fmt: skip
 
 
 def _made(
-    options: Fragments, folder: RunFolder, own: dict[str, Any], learned: WindowPairs,
-    tiles: Mapping[str, Tiles],
+    options: Fragments, folder: RunFolder, own: dict[str, Any], tiles: Mapping[str, Tiles],
 ) -> dict[str, Any]:  # fmt: skip
     seed = options.train.seed
-    encoder = options.spec.build(seed)
+    encoder, learned = options.spec.build(seed), insides(tiles)
+    # No tile twice in a batch: it would be its own negative.
+    batch = min(options.batch, *(len(one.pixels) for one in tiles.values()))
     system = System(
         model=Seams(encoder),
         objective=options.objective,
         examples=learned,
-        sampler=PKSampler(learned.labels, 1, options.batch, seed),
-        transform=views,
+        sampler=PKSampler(learned.labels, 1, batch, seed),
+        transform=InnerSeams(options.strip, options.gap),
     )
-    title = f"Triplets of {len(learned):,} seams"
+    title = f"Triplets of seams inside {len(learned) // 2:,} tiles"
     trained_for = folder.fit(system, options.train, own, title)
     started = time.perf_counter()
     figures: dict[str, Any] = {}
@@ -300,9 +292,8 @@ def _made(
         "pictures": figures,
         "tiles": {name: len(one.pixels) for name, one in tiles.items()},
         "tile": options.tile,
-        "gap": 2 * options.lost,
+        "gap": options.gap,
         "neighbours": {kind: _mean(figures, tiles, kind) for kind in COSTS},
-        "seams_train": len(learned),
         **trained_for,
         "seconds_testing": round(time.perf_counter() - started, 1),
     }
@@ -321,7 +312,7 @@ def _draw(
             f"{len(order)} tiles": mosaic(one, order.numpy().reshape(one.rows, -1), marked=False),
             f"put back: {share:.1f} % of the seams": mosaic(one, solved[name]),
         }
-    return grids.picture_rows(rows, "Photographs never seen in training; red: a wrong seam")
+    return grids.picture_rows(rows, "Torn photographs, put back; red: a wrong seam")
 
 
 def mosaic(tiles: Tiles, grid: NDArray[np.int64], marked: bool = True) -> NDArray[np.uint8]:
@@ -358,7 +349,7 @@ def table(metrics: dict[str, Any]) -> str:
             what = f"{name}, {metrics['tiles'][name]}" if kind == "siamese" else ""
             lines.append(f"{what:<20}{COSTS[kind]:<12}{cells[0]:>18}{cells[1]:>18}{cells[2]:>12}")
     lines.append(
-        f"({metrics['seams_train']:,} seams learned from, {metrics['epochs']} epochs, "
+        f"(learned from the insides of the tiles; {metrics['epochs']} epochs, "
         f"{metrics['seconds_training']:.0f} s of training on {metrics['threads']} threads)"
     )
     return "\n".join(lines)
@@ -378,10 +369,9 @@ RECIPE = Recipe(
     run=run,
     table=table,
     headline=headline,
-    data="scikit-image's photographs; three others torn to 28-pixel tiles",
+    data="three of scikit-image's photographs, torn to 28-pixel tiles",
     pictures={
-        "restored.png": "Photographs never seen in training: torn, shuffled, and put back",
-        "training.png": "Loss and distances by epoch",
+        "restored.png": "Photographs torn, shuffled, and put back; a wrong seam is red",
     },
-    quick=Fragments(seams=1024, train=TrainConfig(epochs=1, device="cpu")),
+    quick=Fragments(pitch=64, train=TrainConfig(epochs=1, device="cpu")),
 )

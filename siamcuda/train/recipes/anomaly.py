@@ -594,10 +594,12 @@ def table(metrics: dict[str, Any]) -> str:
 
 
 def headline(metrics: dict[str, Any]) -> str:
-    """The figure that counts."""
+    """The figures that count, and those of the best plain way."""
+    plain = metrics["beside"]["gradients"]
     return (
         f"AUC {metrics['auc']:.3f}, {100 * metrics['found']:.0f} % found at "
-        f"{100 * metrics['false_alarms']:.1f} % false alarms"
+        f"{100 * metrics['false_alarms']:.1f} % false alarms (histograms of gradients: "
+        f"{plain['auc']:.3f}, {100 * plain['found']:.0f} %, {100 * plain['false_alarms']:.1f} %)"
     )
 
 

@@ -23,7 +23,7 @@ from PIL import Image
 
 from siamcuda.train import trainer
 from siamcuda.train.config import TrainConfig
-from siamcuda.train.encoders import EncoderConfig
+from siamcuda.train.encoders import EncoderConfig, EncoderSpec
 from siamcuda.train.errors import InputError
 from siamcuda.train.recipes import _digits, mnist_012, mnist_full
 from siamcuda.train.siamese import Siamese
@@ -176,3 +176,27 @@ def test_mnist_full_names_what_is_missing(options: mnist_full.MnistFull, tmp_pat
     with pytest.raises(InputError, match="classes_per_batch: must be at least 2"):
         mnist_full.run(replace(options, classes_per_batch=1))
     assert not options.out.exists()
+
+
+def test_what_was_trained_comes_home(
+    options: mnist_full.MnistFull, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Recipes call their modules with examples of the CPU; a training may run elsewhere."""
+    moved: list[torch.nn.Module] = []
+    cpu = torch.nn.Module.cpu
+
+    def noting(module: torch.nn.Module) -> torch.nn.Module:
+        moved.append(module)
+        return cpu(module)
+
+    monkeypatch.setattr(torch.nn.Module, "cpu", noting)
+    built: list[torch.nn.Module] = []
+    build = EncoderSpec.build
+
+    def keeping(spec: EncoderSpec, seed: int) -> torch.nn.Module:
+        built.append(build(spec, seed))
+        return built[-1]
+
+    monkeypatch.setattr(EncoderSpec, "build", keeping)
+    mnist_full.run(options)
+    assert any(one is other for one in moved for other in built)

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 import siamcuda
 from siamcuda._files import write_atomically
@@ -117,6 +118,8 @@ class RunFolder:
     ) -> dict[str, Any]:  # fmt: skip
         """Train, or go on; write history.json and training.png.
 
+        What was trained is on the CPU in the end, where a recipe's examples are.
+
         Args:
             system: what is trained.
             config: how.
@@ -132,6 +135,9 @@ class RunFolder:
             raise _HelpedError
         with listening(bar, self.path / "tensorboard") as listener:
             fitted = fit(system, config, state=self.state, settings=settings, listener=listener)
+        for module in (system.model, system.objective):
+            if isinstance(module, nn.Module):
+                module.cpu()
         history = fitted.history
         epochs = [asdict(stats) for stats in history]
         save_json(self.path / "history.json", {"epoch": fitted.epoch, "epochs": epochs})

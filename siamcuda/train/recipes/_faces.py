@@ -156,7 +156,7 @@ def make_system(
 def stored_with(options: FaceOptions, encoder: nn.Module, people: People) -> Siamese:
     """The trained system, its threshold and calibrator those of the validation people."""
     height, width = people.kept.images.shape[-2:]
-    trained = replace(options.system(encoder.cpu()), stored=(height, width))
+    trained = replace(options.system(encoder), stored=(height, width))
     return trained.calibrated(compare_all(trained, people.kept)[0], FAR)
 
 

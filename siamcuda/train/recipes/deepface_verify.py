@@ -98,7 +98,7 @@ def _made(
     started = time.perf_counter()
     trained = _faces.stored_with(options, system.model, people)
     trained.save(folder.path)
-    save_tensors(folder.path / "head.safetensors", head.cpu().state_dict())
+    save_tensors(folder.path / "head.safetensors", head.state_dict())
     before, after = (_compared(trained, head, part) for part in (people.kept, people.unseen))
     pixels = _faces.compare_pixels(people.unseen)
     ways = {WAYS[way]: compared for way, compared in after.items()}

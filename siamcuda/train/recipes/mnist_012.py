@@ -85,7 +85,6 @@ def _made(
     trained_for = folder.fit(system, config, own, f"Pairs of {len(known):,} digits 0, 1, 2")
     started = time.perf_counter()
     trained = Siamese(options.spec, encoder)
-    head.cpu()  # where embeddings come to, wherever the encoder is
     chosen = _references(known.labels, options.references, config.seed)
     references, queries = trained.embed(known.at(chosen)), trained.embed(unseen)
     found, nearest = recognise(head, queries, references, known.labels[chosen])

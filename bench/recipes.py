@@ -114,9 +114,10 @@ def page() -> str:
         sections.append("\n\n".join(parts))
     head = """# Recipes
 
-One for each published system, each run on real data by the command that it shows; `make recipes` \
-runs them all and writes this page, `make recipes ARGS=--quick` tries them in seconds. Seconds are \
-those of training, on a shared machine. Settings are options: `siamcuda train RECIPE --help`.
+One for each published system, run by the command that it shows on the data that it names; a \
+section says what of them is made up. One without a figure waits for a folder of yours. `make \
+recipes` runs them all and writes this page, `make recipes ARGS=--quick` tries them in seconds. \
+Seconds are those of training, on a shared machine. Settings are options: `siamcuda train RECIPE --help`.
 
 | recipe | system | data | figure | seconds |
 |---|---|---|---|---|

@@ -117,7 +117,8 @@ def page() -> str:
 One for each published system, run by the command that it shows on the data that it names; a \
 section says what of them is made up. One without a figure waits for a folder of yours. `make \
 recipes` runs them all and writes this page, `make recipes ARGS=--quick` tries them in seconds. \
-Seconds are those of training, on a shared machine. Settings are options: `siamcuda train RECIPE --help`.
+Seconds are those of training, on a shared machine. Settings are options: \
+`siamcuda train RECIPE --help`.
 
 | recipe | system | data | figure | seconds |
 |---|---|---|---|---|

@@ -7,7 +7,6 @@ from __future__ import annotations
 import io
 import json
 import signal
-import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ for _extra in ("PIL", "accelerate", "matplotlib", "safetensors", "tensorboard", 
     pytest.importorskip(_extra)
 
 from PIL import Image
+from training import write_digits
 
 import siamcuda
 from siamcuda import Gallery, verification
@@ -39,17 +39,7 @@ FEW = {"options": {"width": 4}, "normalize": False}
 @pytest.fixture(scope="session")
 def bars(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four classes of noisy bars, as MNIST's four files."""
-    folder = tmp_path_factory.mktemp("bars")
-    random = np.random.default_rng(0)
-    for part, count in (("train", 120), ("t10k", 40)):
-        labels = np.arange(count) % 4
-        images = random.integers(0, 60, (count, 28, 28))
-        for image, label in zip(images, labels, strict=True):
-            image[:, 6 * label + 2 : 6 * label + 6] += 180
-        for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
-            head = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
-            (folder / f"{part}-{kind}-ubyte").write_bytes(head + array.astype(np.uint8).tobytes())
-    return folder
+    return write_digits(tmp_path_factory.mktemp("bars"))
 
 
 @pytest.fixture

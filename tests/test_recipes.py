@@ -6,13 +6,11 @@ from __future__ import annotations
 
 import json
 import signal
-import struct
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -20,6 +18,7 @@ for _extra in ("PIL", "accelerate", "matplotlib", "safetensors", "tensorboard", 
     pytest.importorskip(_extra)
 
 from PIL import Image
+from training import write_digits
 
 from siamcuda.train import trainer
 from siamcuda.train.config import TrainConfig
@@ -29,24 +28,10 @@ from siamcuda.train.recipes import _digits, mnist_012, mnist_full
 from siamcuda.train.siamese import Siamese
 
 
-def write_idx(path: Path, array: np.ndarray) -> None:
-    head = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
-    path.write_bytes(head + array.astype(np.uint8).tobytes())
-
-
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four classes of noisy bars, as MNIST's four files."""
-    folder = tmp_path_factory.mktemp("digits")
-    random = np.random.default_rng(0)
-    for part, count in (("train", 120), ("t10k", 40)):
-        labels = np.arange(count) % 4
-        images = random.integers(0, 60, (count, 28, 28))
-        for image, label in zip(images, labels, strict=True):
-            image[:, 6 * label + 2 : 6 * label + 6] += 180
-        write_idx(folder / f"{part}-images-idx3-ubyte", images)
-        write_idx(folder / f"{part}-labels-idx1-ubyte", labels)
-    return folder
+    return write_digits(tmp_path_factory.mktemp("digits"))
 
 
 @pytest.fixture

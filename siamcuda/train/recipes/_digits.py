@@ -17,6 +17,7 @@ from siamcuda.train.data import ImageArray, load_mnist, load_mnist_5k
 from siamcuda.train.encoders import EncoderConfig, EncoderSpec, InputSpec
 from siamcuda.train.errors import InputError
 from siamcuda.train.runs import RunOptions
+from siamcuda.train.system import Objective, Sampler, System
 
 __all__ = [
     "STORED_FAR",
@@ -67,6 +68,11 @@ class DigitOptions(RunOptions):
     def views(self) -> ImageViews:
         """Digits to what the encoder takes."""
         return ImageViews((DIGITS.height, DIGITS.width), self.augment)
+
+    def system(self, known: ImageArray, objective: Objective, sampler: Sampler) -> System:
+        """What is trained, from random weights."""
+        encoder = self.spec.build(self.train.seed)
+        return System(encoder, objective, known, sampler, self.views)
 
     def digits(self, known: ImageArray, unseen: ImageArray, **others: Any) -> dict[str, Any]:
         """All that decides the figures: what a run folder is claimed with."""

@@ -37,7 +37,6 @@ from siamcuda.train.recipes._digits import (
 from siamcuda.train.runs import RunFolder
 from siamcuda.train.samplers import PKSampler
 from siamcuda.train.siamese import Siamese
-from siamcuda.train.system import System
 
 __all__ = ["RECIPE", "HadsellMnist", "run", "table"]
 
@@ -88,18 +87,14 @@ def _made(
     options: HadsellMnist, folder: RunFolder, own: dict[str, Any], known: ImageArray,
     unseen: ImageArray,
 ) -> dict[str, Any]:  # fmt: skip
-    config, encoder = options.train, options.spec.build(options.train.seed)
     classes = len(known.names)
-    system = System(
-        model=encoder,
-        objective=options.objective,
-        examples=known,
-        sampler=PKSampler(known.labels, classes, options.digits_per_class, config.seed),
-        transform=options.views,
+    sampler = PKSampler(known.labels, classes, options.digits_per_class, options.train.seed)
+    system = options.system(known, options.objective, sampler)
+    trained_for = folder.fit(
+        system, options.train, own, f"Pairs of {len(known):,} digits, in the plane"
     )
-    trained_for = folder.fit(system, config, own, f"Pairs of {len(known):,} digits, in the plane")
     started = time.perf_counter()
-    trained = Siamese(options.spec, encoder)
+    trained = Siamese(options.spec, system.model)
     gallery, queries = trained.embed(known), trained.embed(unseen)
     nearest = known.labels[Gallery(gallery).search(queries, options.neighbours).ids]
     wrong = vote(nearest, classes) != unseen.labels

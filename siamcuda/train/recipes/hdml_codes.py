@@ -51,7 +51,6 @@ from siamcuda.train.recipes._digits import (
 from siamcuda.train.runs import RunFolder
 from siamcuda.train.samplers import PKSampler
 from siamcuda.train.siamese import Siamese
-from siamcuda.train.system import System
 
 __all__ = ["RECIPE", "HdmlCodes", "run", "table", "within_radius"]
 
@@ -150,19 +149,13 @@ def _made(
 def _made_part(
     options: HdmlCodes, folder: RunFolder, known: ImageArray, unseen: ImageArray
 ) -> dict[str, Any]:
-    config, encoder = options.train, options.spec.build(options.train.seed)
     [bits], classes = options.bits, len(known.names)
-    system = System(
-        model=encoder,
-        objective=options.objective,
-        examples=known,
-        sampler=PKSampler(known.labels, classes, options.digits_per_class, config.seed),
-        transform=options.views,
-    )
+    sampler = PKSampler(known.labels, classes, options.digits_per_class, options.train.seed)
+    system = options.system(known, options.objective, sampler)
     title = f"Codes of {bits} bits, {len(known):,} digits"
-    trained_for = folder.fit(system, config, _own(options), title, bar=f"{bits} bits")
+    trained_for = folder.fit(system, options.train, _own(options), title, bar=f"{bits} bits")
     started = time.perf_counter()
-    trained = Siamese(options.spec, encoder, distance="hamming")
+    trained = Siamese(options.spec, system.model, distance="hamming")
     relaxed, queries = _relaxed(trained, known), _relaxed(trained, unseen)  # (N, bits) float32
     codes = Gallery(pack_bits(relaxed), metric="hamming")
     asked = pack_bits(queries)

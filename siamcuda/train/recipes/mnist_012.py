@@ -27,7 +27,6 @@ from siamcuda.train.runs import RunFolder
 from siamcuda.train.samplers import PairSampler
 from siamcuda.train.siamese import Siamese
 from siamcuda.train.storage import save_tensors
-from siamcuda.train.system import System
 
 __all__ = ["RECIPE", "Mnist012", "recognise", "run", "table"]
 
@@ -71,21 +70,15 @@ def _made(
     options: Mnist012, folder: RunFolder, own: dict[str, Any], known: ImageArray,
     unseen: ImageArray,
 ) -> dict[str, Any]:  # fmt: skip
-    config, encoder = options.train, options.spec.build(options.train.seed)
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(config.seed + 1)
+        torch.default_generator.manual_seed(options.train.seed + 1)
         head = DifferenceClassifier(options.encoder.embedding, options.hidden)
-    system = System(
-        model=encoder,
-        objective=ClassifiedPairs(head),
-        examples=known,
-        sampler=PairSampler(known.labels, options.pairs_per_batch, config.seed),
-        transform=options.views,
-    )
-    trained_for = folder.fit(system, config, own, f"Pairs of {len(known):,} digits 0, 1, 2")
+    sampler = PairSampler(known.labels, options.pairs_per_batch, options.train.seed)
+    system = options.system(known, ClassifiedPairs(head), sampler)
+    trained_for = folder.fit(system, options.train, own, f"Pairs of {len(known):,} digits 0, 1, 2")
     started = time.perf_counter()
-    trained = Siamese(options.spec, encoder)
-    chosen = _references(known.labels, options.references, config.seed)
+    trained = Siamese(options.spec, system.model)
+    chosen = _references(known.labels, options.references, options.train.seed)
     references, queries = trained.embed(known.at(chosen)), trained.embed(unseen)
     found, nearest = recognise(head, queries, references, known.labels[chosen])
     report = verification.evaluate(queries, unseen.labels, far=STORED_FAR, metric="euclidean")

@@ -26,7 +26,6 @@ from siamcuda.train.recipes._digits import STORED_FAR, DigitOptions, draw_errors
 from siamcuda.train.runs import RunFolder
 from siamcuda.train.samplers import PKSampler
 from siamcuda.train.siamese import Siamese
-from siamcuda.train.system import System
 
 __all__ = ["RECIPE", "MnistFull", "run", "table"]
 
@@ -66,20 +65,13 @@ def _made(
     options: MnistFull, folder: RunFolder, own: dict[str, Any], known: ImageArray,
     unseen: ImageArray,
 ) -> dict[str, Any]:  # fmt: skip
-    config, encoder = options.train, options.spec.build(options.train.seed)
-    system = System(
-        model=encoder,
-        objective=options.objective,
-        examples=known,
-        sampler=PKSampler(
-            known.labels, options.classes_per_batch, options.digits_per_class, config.seed
-        ),
-        transform=options.views,
-    )
+    classes, each = options.classes_per_batch, options.digits_per_class
+    sampler = PKSampler(known.labels, classes, each, options.train.seed)
+    system = options.system(known, options.objective, sampler)
     title = f"Batch-all triplets on {len(known):,} digits"
-    trained_for = folder.fit(system, config, own, title)
+    trained_for = folder.fit(system, options.train, own, title)
     started = time.perf_counter()
-    trained = Siamese(options.spec, encoder)
+    trained = Siamese(options.spec, system.model)
     gallery, queries = trained.embed(known), trained.embed(unseen)
     rows = Gallery(gallery).search(queries, 1).ids[:, 0]  # of the nearest digits
     report = verification.evaluate(queries, unseen.labels, far=STORED_FAR, metric="euclidean")

@@ -20,7 +20,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from torch import nn
 import siamcuda
 from siamcuda._files import write_atomically
 from siamcuda.report import plots
-from siamcuda.train.config import TrainConfig, check_least
+from siamcuda.train.config import TrainConfig, check_choices, check_least
 from siamcuda.train.errors import InputError
 from siamcuda.train.listeners import listening
 from siamcuda.train.placement import Placement, rank_and_ranks
@@ -53,8 +53,12 @@ class RunOptions:
 
     def check(self) -> None:
         """Raise InputError that names the first setting that cannot work."""
+        check_choices(self)
         check_least(self, threads=0)
-        self.train.check()
+        for part in fields(self):  # what can check itself does
+            check = getattr(getattr(self, part.name), "check", None)
+            if check is not None:
+                check()
 
     def config(self, **others: Any) -> dict[str, Any]:
         """All that decides the figures: what a run folder is claimed with."""

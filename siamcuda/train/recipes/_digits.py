@@ -57,7 +57,6 @@ class DigitOptions(RunOptions):
         """Raise InputError that names the first setting that cannot work."""
         super().check()
         self.spec.build(seed=0)  # an error comes before any folder
-        self.augment.check()
 
     @property
     def spec(self) -> EncoderSpec:

@@ -61,7 +61,6 @@ class DeepFaceVerify(FaceOptions):
 
     def check(self) -> None:
         """Raise InputError that names the first setting that cannot work."""
-        self.objective.check()
         super().check()
 
 

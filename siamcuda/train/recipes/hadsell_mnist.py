@@ -61,7 +61,6 @@ class HadsellMnist(DigitOptions):
         check_least(self, digits_per_class=2)
         if self.encoder.embedding != 2 or self.encoder.bits is not None:
             raise InputError("encoder: a map has embeddings of 2 numbers and no bits")
-        self.objective.check()
         super().check()
 
 

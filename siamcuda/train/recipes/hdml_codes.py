@@ -84,7 +84,6 @@ class HdmlCodes(DigitOptions):
             raise InputError("encoder.bits: the lengths of codes are the option bits")
         for bits in self.bits:
             self.of(bits)
-        self.objective.check()
         super().check()
 
     def of(self, bits: int) -> HdmlCodes:

@@ -103,8 +103,6 @@ class Signature(RunOptions):
         if not 0 <= self.strangers <= 1:
             raise InputError(f"strangers: must lie in [0, 1], got {self.strangers}")
         self.spec.build(seed=0)  # an error comes before any folder
-        self.objective.check()
-        self.augment.check()
         super().check()
 
     @property

@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from siamcuda import Gallery, verification
 from siamcuda._files import write_atomically
 from siamcuda.report import plots
-from siamcuda.train.config import TrainConfig, check_choices, check_least
+from siamcuda.train.config import TrainConfig, check_least
 from siamcuda.train.data import (
     WORDNET,
     Lee,
@@ -110,11 +110,9 @@ class TextSimilarity(RunOptions):
 
     def check(self) -> None:
         """Raise InputError that names the first setting that cannot work."""
-        check_choices(self)
         check_least(self, held_out=2, pairs_per_batch=2)
         self.spec.build(seed=0)  # an error comes before any folder
         TextViews(self.tokenizer, self.drop)
-        self.objective.check()
         super().check()
 
     @property

@@ -104,9 +104,6 @@ class TwoChannelPatches(RunOptions):
             raise InputError(f"encoder: two-channel is expected, got {self.encoder.name!r}")
         for config in (self.encoder, self.siamese_encoder):
             EncoderSpec(config, PATCHES).build(seed=0)  # an error comes before any folder
-        self.objective.check()
-        self.siamese_objective.check()
-        self.augment.check()
         super().check()
 
     @property

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -523,3 +524,12 @@ def test_a_device_that_is_not_there_is_refused(run: Run) -> None:
         command = ("search", "run", "faces/p1/1.png", "faces", "--device", "cuda")
         refused(run(*command), "device: 'cuda': torch finds no GPU")
     assert not Path("z.npy").exists()
+
+
+@pytest.mark.parametrize("command", ["embed", "search", "evaluate"])
+def test_help_says_what_device_is(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    words = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert re.search(r"--device STR where (the|a run's) encoder runs: cpu, cuda", words)

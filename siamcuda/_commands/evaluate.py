@@ -70,9 +70,8 @@ class Evaluate:
     calibration: Literal["platt", "isotonic"] = "platt"  # how to fit
     prior: float = 0.5  # chance of a genuine pair that the similarity takes for granted
     title: Annotated[str | None, arg(metavar="TEXT")] = None  # heading of the page
-    device: str = (
-        "auto"  # where a run's encoder runs: cpu, cuda, cuda:1; auto: a GPU if there is one
-    )
+    # where a run's encoder runs: cpu, cuda, cuda:1; auto: a GPU if there is one
+    device: str = "auto"
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -60,9 +60,8 @@ class Search:
     names: Annotated[Path | None, arg(metavar="PATH")] = None
     # .npz (arrays, k entries a row) or .csv (a line for each entry found); default: csv to stdout
     out: Annotated[Path | None, arg(aliases=["-o"], metavar="PATH")] = None
-    device: str = (
-        "auto"  # where a run's encoder runs: cpu, cuda, cuda:1; auto: a GPU if there is one
-    )
+    # where a run's encoder runs: cpu, cuda, cuda:1; auto: a GPU if there is one
+    device: str = "auto"
 
 
 _Array = np.ndarray[tuple[int, ...], np.dtype[np.generic]]

@@ -11,6 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
+from siamcuda.report.drawing import to_png
+
 __all__ = ["GENUINE", "IMPOSTOR", "NEUTRAL", "PROTOCOLS", "panels_of", "png_of"]
 
 GENUINE, IMPOSTOR, NEUTRAL = "#1b7f5c", "#c8553d", "#44546a"
@@ -30,11 +32,10 @@ def panels_of(panels: int, title: str) -> tuple[Figure, list[Axes]]:
 
 def png_of(figure: Figure, colours: int = 0) -> bytes:
     """PNG bytes, of so many colours where asked."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
+    png = to_png(figure, dpi=130)
     if not colours:
-        return buffer.getvalue()
-    with Image.open(buffer) as image:
+        return png
+    with Image.open(io.BytesIO(png)) as image:
         few = image.convert("RGB").quantize(colours, dither=Image.Dither.NONE)
     buffer = io.BytesIO()
     few.save(buffer, format="PNG", optimize=True)

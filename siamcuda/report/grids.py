@@ -115,6 +115,7 @@ def embedding_map(
     figure = Figure(figsize=(11, 5.55), layout="constrained")
     figure.suptitle(title, fontsize=11)
     left, right = figure.subplots(1, 2)
+    # Of a map that lists its colours, which the base class of all maps doesn't.
     colours = colormaps["tab10" if len(names) <= 10 else "tab20"].colors  # type: ignore[attr-defined]
     for label, name in enumerate(names):
         mine = points[labels == label]
